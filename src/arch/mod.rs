@@ -1,0 +1,7 @@
+//! What differs from one processor architecture to the next. The modules are plain logic, compiled and tested on
+//! every host; only the re-exports follow the target.
+
+pub mod x86_64;
+
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::state::CpuState;

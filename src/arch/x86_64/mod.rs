@@ -1,0 +1,4 @@
+//! The PC-like x86-64 machine: where things are, what its tables say, how a processor starts.
+
+pub mod layout;
+pub mod state;

@@ -1,0 +1,240 @@
+//! Guest memory: the RAM of a machine, mapped into this process.
+//!
+//! RAM is taken from the host only when it is touched, and given back by [`GuestRam::clear`]. What the guest writes
+//! there can change at any moment, so nothing in this crate holds a Rust reference into it: all access goes
+//! through vm-memory's volatile accessors.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap,
+};
+
+/// The least RAM a machine can have: one megabyte for tables and legacy addresses, and one for a kernel.
+pub const MIN_SIZE: u64 = 2 << 20;
+
+/// How guest RAM is backed on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Backing {
+    /// Private anonymous memory.
+    #[default]
+    Anonymous,
+    /// A memfd, which other processes can map once they are given the descriptor. Linux only.
+    Memfd,
+}
+
+/// Why guest RAM could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The size cannot work.
+    #[error("cannot give the guest {size} bytes of memory: {why}")]
+    Size {
+        /// What was asked for.
+        size: u64,
+        /// Why not.
+        why: String,
+    },
+    /// The host refused.
+    #[error("cannot map {len} bytes of guest memory: {source}")]
+    Map {
+        /// Length of the region.
+        len: u64,
+        /// What the host answered.
+        source: io::Error,
+    },
+    /// This host has no such backing.
+    #[error("memory backed by a memfd needs Linux")]
+    NoMemfd,
+}
+
+/// The RAM of a machine. Copies share it.
+#[derive(Debug, Clone)]
+pub struct GuestRam {
+    memory: GuestMemoryMmap,
+    backing: Backing,
+    size: u64,
+}
+
+impl GuestRam {
+    /// RAM in `regions`, each `(guest-physical address, length)`, ascending. With `huge_pages` the host is asked to
+    /// use transparent huge pages, which a host without them ignores.
+    pub fn new(regions: &[(u64, u64)], backing: Backing, huge_pages: bool) -> Result<Self, Error> {
+        let size = regions.iter().map(|region| region.1).fold(0, u64::saturating_add);
+        let refuse = |why: String| Err(Error::Size { size, why });
+        let page = rustix::param::page_size() as u64;
+        if size < MIN_SIZE {
+            return refuse(format!("a machine needs at least {} MiB", MIN_SIZE >> 20));
+        }
+        if regions.iter().any(|&(start, len)| start % page != 0 || len % page != 0) {
+            return refuse(format!("it must be a multiple of the host's page size, {page} bytes"));
+        }
+        let mut mapped = Vec::with_capacity(regions.len());
+        for &(start, len) in regions {
+            mapped.push(map(start, len, backing, huge_pages)?);
+        }
+        match GuestMemoryMmap::from_regions(mapped) {
+            Ok(memory) => Ok(Self { memory, backing, size }),
+            Err(error) => refuse(error.to_string()),
+        }
+    }
+
+    /// The memory itself.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// Bytes of RAM in all.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Every region: guest-physical address, host address, length. The host address is good as long as this value
+    /// or a copy lives.
+    pub fn regions(&self) -> impl Iterator<Item = (u64, *mut u8, u64)> {
+        self.memory.iter().map(|region| (region.start_addr().0, region.as_ptr(), region.len()))
+    }
+
+    /// Zeroes all of it, by giving every page back to the host.
+    pub fn clear(&self) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        let advice = match self.backing {
+            Backing::Anonymous => rustix::mm::Advice::LinuxDontNeed,
+            Backing::Memfd => rustix::mm::Advice::LinuxRemove,
+        };
+        for (_, host, len) in self.regions() {
+            #[cfg(target_os = "linux")]
+            // SAFETY: the range is a whole mapping that `self` owns, and only ever read and written through
+            // volatile accesses, which may find zeros at any time: the guest could have written them.
+            unsafe {
+                rustix::mm::madvise(host.cast(), len as usize, advice)?;
+            }
+            #[cfg(not(target_os = "linux"))]
+            // SAFETY: as above; a new anonymous mapping replaces the old one at the same addresses.
+            unsafe {
+                use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+                mmap_anonymous(
+                    host.cast(),
+                    len as usize,
+                    ProtFlags::READ | ProtFlags::WRITE,
+                    MapFlags::PRIVATE | MapFlags::FIXED,
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn map(start: u64, len: u64, backing: Backing, huge: bool) -> Result<GuestRegionMmap, Error> {
+    let fail = |source: io::Error| Error::Map { len, source };
+    let bytes = usize::try_from(len)
+        .map_err(|_| Error::Size { size: len, why: "the host cannot address that much".into() })?;
+    let flags = match backing {
+        Backing::Anonymous => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+        Backing::Memfd => libc::MAP_SHARED | libc::MAP_NORESERVE,
+    };
+    let mut builder = MmapRegionBuilder::new(bytes)
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(flags);
+    if backing == Backing::Memfd {
+        builder = builder.with_file_offset(FileOffset::new(memfd(len)?, 0));
+    }
+    let region = builder.build().map_err(|error| match error {
+        vm_memory::mmap::MmapRegionError::Mmap(source) => fail(source),
+        other => fail(io::Error::other(other.to_string())),
+    })?;
+    if huge {
+        huge_pages(region.as_ptr(), bytes);
+    }
+    GuestRegionMmap::new(region, GuestAddress(start))
+        .ok_or_else(|| Error::Size { size: len, why: "it passes the end of the address space".into() })
+}
+
+#[cfg(target_os = "linux")]
+fn memfd(len: u64) -> Result<std::fs::File, Error> {
+    use rustix::fs::MemfdFlags;
+    let create = || -> io::Result<std::fs::File> {
+        let fd = rustix::fs::memfd_create("hyperkit-ram", MemfdFlags::CLOEXEC)?;
+        let file = std::fs::File::from(fd);
+        file.set_len(len)?;
+        Ok(file)
+    };
+    create().map_err(|source| Error::Map { len, source })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn memfd(_len: u64) -> Result<std::fs::File, Error> {
+    Err(Error::NoMemfd)
+}
+
+#[cfg(target_os = "linux")]
+fn huge_pages(host: *mut u8, len: usize) {
+    // SAFETY: the range is a mapping that was just made; the advice changes no contents.
+    let advised = unsafe { rustix::mm::madvise(host.cast(), len, rustix::mm::Advice::LinuxHugepage) };
+    if let Err(error) = advised {
+        log::debug!("no transparent huge pages for guest memory: {error}");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn huge_pages(_host: *mut u8, _len: usize) {}
+
+impl GuestRam {
+    /// The descriptors behind the RAM, region by region, for other processes to map; empty without
+    /// [`Backing::Memfd`].
+    pub fn descriptors(&self) -> impl Iterator<Item = std::os::fd::RawFd> {
+        self.memory.iter().filter_map(|region| region.file_offset().map(|at| at.file().as_raw_fd()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::Bytes;
+
+    #[test]
+    fn is_readable_writable_and_cleared() {
+        for backing in [Backing::Anonymous, Backing::Memfd] {
+            let ram =
+                GuestRam::new(&[(0, 4 << 20), (1 << 32, 2 << 20)], backing, true).unwrap();
+            assert_eq!(ram.size(), 6 << 20);
+            for address in [GuestAddress(0x1234), GuestAddress((1 << 32) + 0x1f_fff0)] {
+                ram.memory().write_obj(0xdead_beef_u32, address).unwrap();
+                assert_eq!(ram.memory().read_obj::<u32>(address).unwrap(), 0xdead_beef);
+            }
+            assert!(ram.memory().write_obj(0_u32, GuestAddress(4 << 20)).is_err());
+            ram.clear().unwrap();
+            assert_eq!(ram.memory().read_obj::<u32>(GuestAddress(0x1234)).unwrap(), 0);
+            assert_eq!(ram.descriptors().count(), if backing == Backing::Memfd { 2 } else { 0 });
+        }
+    }
+
+    #[test]
+    fn is_taken_from_the_host_only_when_touched() {
+        let resident = || {
+            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+            statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+        };
+        let before = resident();
+        let ram = GuestRam::new(&[(0, 8 << 30)], Backing::Anonymous, false).unwrap();
+        ram.memory().write_obj(1_u8, GuestAddress(5 << 30)).unwrap();
+        assert!(resident() - before.min(resident()) < 256 << 20);
+    }
+
+    #[test]
+    fn sizes_that_cannot_work_are_refused_with_the_reason() {
+        for (regions, word) in [
+            (&[(0, 0)][..], "at least"),
+            (&[(0, MIN_SIZE - 4096)], "at least"),
+            (&[(0, MIN_SIZE + 1)], "page size"),
+            (&[(0, 1 << 60)], "cannot map"),
+            (&[(0, 4 << 20), (2 << 20, 4 << 20)], "overlap"),
+        ] {
+            let error = GuestRam::new(regions, Backing::Anonymous, false).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

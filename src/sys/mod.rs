@@ -1,0 +1,11 @@
+//! The few things Linux and macOS do differently.
+//!
+//! One shared file, and one per system beside it: `cfg` chooses files, not lines.
+
+mod notifier;
+pub use notifier::Notifier;
+
+#[cfg(target_os = "linux")]
+mod notifier_linux;
+#[cfg(target_os = "macos")]
+mod notifier_macos;
