@@ -8,4 +8,5 @@ pub mod console;
 pub mod device;
 pub mod memory;
 pub mod sys;
+pub mod vcpu;
 pub mod virtio;

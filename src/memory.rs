@@ -231,7 +231,7 @@ mod tests {
             (&[(0, MIN_SIZE - 4096)], "at least"),
             (&[(0, MIN_SIZE + 1)], "page size"),
             (&[(0, 1 << 60)], "cannot map"),
-            (&[(0, 4 << 20), (2 << 20, 4 << 20)], "overlap"),
+            (&[(0, 4 << 20), (2 << 20, 4 << 20)], "intersect"),
         ] {
             let error = GuestRam::new(regions, Backing::Anonymous, false).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");

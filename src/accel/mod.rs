@@ -20,8 +20,13 @@ use crate::sys::Notifier;
 
 #[cfg(target_os = "linux")]
 pub mod kvm;
+#[cfg(target_os = "linux")]
+#[path = "native_linux.rs"]
+mod native;
 #[cfg(test)]
 pub(crate) mod scripted;
+
+pub use native::Native;
 
 /// What an accelerator needs to know before it makes a virtual machine.
 #[derive(Debug, Clone)]

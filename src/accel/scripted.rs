@@ -1,1 +1,1 @@
-//! scripted
+

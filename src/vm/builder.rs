@@ -1,0 +1,201 @@
+//! The builder: what a machine is to be, in a sentence.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::assemble::Machine;
+use super::{Error, Vm};
+use crate::accel::{Accelerator, Native};
+use crate::boot::Kernel;
+use crate::bus::BusDevice;
+use crate::console::Console;
+use crate::memory::Backing;
+use crate::virtio::VirtioDevice;
+
+/// What happens when the guest asks for a reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnReset {
+    /// The machine boots again, in place.
+    #[default]
+    Reboot,
+    /// The machine ends with [`End::Reset`](super::End::Reset).
+    End,
+}
+
+/// Collects what a machine is to be. See [`Vm::builder`].
+#[must_use = "a builder does nothing until `build`"]
+pub struct VmBuilder<A = Native> {
+    pub(super) accelerator: A,
+    pub(super) cpus: u32,
+    pub(super) memory: u64,
+    pub(super) backing: Backing,
+    pub(super) huge_pages: bool,
+    pub(super) kernel: Option<Kernel>,
+    pub(super) serial: Vec<Console>,
+    pub(super) consoles: Vec<Console>,
+    pub(super) rng: bool,
+    pub(super) virtio: Vec<Box<dyn VirtioDevice>>,
+    pub(super) ports: Vec<Claim>,
+    pub(super) mmio: Vec<Claim>,
+    pub(super) uuid: Uuid,
+    pub(super) on_reset: OnReset,
+    pub(super) virtio_on_cmdline: bool,
+}
+
+/// Addresses that a device of the caller's wants.
+pub(super) struct Claim {
+    pub name: String,
+    pub start: u64,
+    pub len: u64,
+    pub device: Arc<dyn BusDevice>,
+}
+
+impl Default for VmBuilder {
+    fn default() -> Self {
+        Self {
+            accelerator: Native,
+            cpus: 1,
+            memory: 512 << 20,
+            backing: Backing::default(),
+            huge_pages: false,
+            kernel: None,
+            serial: Vec::new(),
+            consoles: Vec::new(),
+            rng: true,
+            virtio: Vec::new(),
+            ports: Vec::new(),
+            mmio: Vec::new(),
+            uuid: Uuid::nil(),
+            on_reset: OnReset::default(),
+            virtio_on_cmdline: false,
+        }
+    }
+}
+
+impl<A: Accelerator> VmBuilder<A> {
+    /// Runs the machine on `accelerator` instead of the host's own.
+    pub fn accelerator<B: Accelerator>(self, accelerator: B) -> VmBuilder<B> {
+        VmBuilder {
+            accelerator,
+            cpus: self.cpus,
+            memory: self.memory,
+            backing: self.backing,
+            huge_pages: self.huge_pages,
+            kernel: self.kernel,
+            serial: self.serial,
+            consoles: self.consoles,
+            rng: self.rng,
+            virtio: self.virtio,
+            ports: self.ports,
+            mmio: self.mmio,
+            uuid: self.uuid,
+            on_reset: self.on_reset,
+            virtio_on_cmdline: self.virtio_on_cmdline,
+        }
+    }
+
+    /// How many vCPUs; 1 unless said otherwise.
+    pub fn cpus(mut self, cpus: u32) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// Bytes of guest memory; 512 MiB unless said otherwise. The host gives them only as the guest touches them.
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = bytes;
+        self
+    }
+
+    /// How guest memory is backed on the host.
+    pub fn memory_backing(mut self, backing: Backing) -> Self {
+        self.backing = backing;
+        self
+    }
+
+    /// Asks the host for transparent huge pages: faster, and coarser in what it takes.
+    pub fn huge_pages(mut self, huge_pages: bool) -> Self {
+        self.huge_pages = huge_pages;
+        self
+    }
+
+    /// What to boot.
+    pub fn kernel(mut self, kernel: Kernel) -> Self {
+        self.kernel = Some(kernel);
+        self
+    }
+
+    /// Adds a serial port with `console` behind it: the first is COM1 (`ttyS0`), the fourth COM4.
+    pub fn serial(mut self, console: Console) -> Self {
+        self.serial.push(console);
+        self
+    }
+
+    /// Adds a virtio console with `console` behind it (`hvc0`, `hvc1`, …): much faster than a serial port, and
+    /// there later in the guest's boot.
+    pub fn console(mut self, console: Console) -> Self {
+        self.consoles.push(console);
+        self
+    }
+
+    /// Whether the machine has a virtio entropy device; it has, unless said otherwise.
+    pub fn rng(mut self, rng: bool) -> Self {
+        self.rng = rng;
+        self
+    }
+
+    /// Adds a virtio device.
+    pub fn device(mut self, device: impl VirtioDevice + 'static) -> Self {
+        self.virtio.push(Box::new(device));
+        self
+    }
+
+    /// Puts `device` on the ports `first..first + len`. `name` appears in errors.
+    pub fn port_device(
+        mut self,
+        name: impl Into<String>,
+        first: u16,
+        len: u16,
+        device: Arc<dyn BusDevice>,
+    ) -> Self {
+        let (start, len) = (first.into(), len.into());
+        self.ports.push(Claim { name: name.into(), start, len, device });
+        self
+    }
+
+    /// Puts `device` on `len` guest-physical addresses from `start`, where no memory is. `name` appears in errors.
+    pub fn mmio_device(
+        mut self,
+        name: impl Into<String>,
+        start: u64,
+        len: u64,
+        device: Arc<dyn BusDevice>,
+    ) -> Self {
+        self.mmio.push(Claim { name: name.into(), start, len, device });
+        self
+    }
+
+    /// The machine's UUID, as SMBIOS tells it to the guest; nil unless said otherwise.
+    pub fn uuid(mut self, uuid: Uuid) -> Self {
+        self.uuid = uuid;
+        self
+    }
+
+    /// What happens when the guest asks for a reset; it boots again in place unless said otherwise.
+    pub fn on_reset(mut self, on_reset: OnReset) -> Self {
+        self.on_reset = on_reset;
+        self
+    }
+
+    /// Announces virtio devices on the kernel's command line (`virtio_mmio.device=…`), for kernels without ACPI;
+    /// others find them in the ACPI tables.
+    pub fn virtio_on_cmdline(mut self, announce: bool) -> Self {
+        self.virtio_on_cmdline = announce;
+        self
+    }
+
+    /// Checks everything, opens what is named, and puts the machine together. Nothing runs yet.
+    pub fn build(self) -> Result<Vm, Error> {
+        Ok(Vm(Box::new(Machine::assemble(self)?)))
+    }
+}

@@ -1,0 +1,86 @@
+//! The handle on a running machine.
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::control::Control;
+use super::{End, Error};
+use crate::device::acpi_pm::AcpiPm;
+
+/// A running machine. Every method may be called from any thread; dropping the handle stops the machine.
+pub struct Running {
+    control: Arc<Control>,
+    power: Arc<AcpiPm>,
+    supervisor: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    pub(super) fn new(
+        control: Arc<Control>,
+        power: Arc<AcpiPm>,
+        supervisor: JoinHandle<()>,
+    ) -> Self {
+        Self { control, power, supervisor: Some(supervisor) }
+    }
+
+    /// Stops vCPUs and devices where they are. When it returns, no guest instruction runs and no device touches
+    /// guest memory; requests that were under way are finished.
+    ///
+    /// [`Error::Ended`] if the machine ends first.
+    pub fn pause(&self) -> Result<(), Error> {
+        self.control.pause()
+    }
+
+    /// Goes on after [`pause`](Self::pause). [`Error::Ended`] if the machine ends first.
+    pub fn resume(&self) -> Result<(), Error> {
+        self.control.resume()
+    }
+
+    /// Tells whether the machine is paused.
+    pub fn is_paused(&self) -> bool {
+        self.control.is_paused()
+    }
+
+    /// Presses the power button, which asks the guest to shut down; it may take its time, or ignore it.
+    pub fn power_button(&self) {
+        self.power.press_power_button();
+    }
+
+    /// Ends the machine, without asking the guest. Returns when it has ended; always works, and takes well under
+    /// five seconds whatever the guest does.
+    pub fn stop(&self) {
+        self.control.stop();
+        self.control.end(None);
+    }
+
+    /// Waits for the machine's end and tells why it came. Any number of threads may wait, as often as they like.
+    pub fn wait(&self) -> Result<End, Error> {
+        match self.control.end(None) {
+            Some(end) => end,
+            None => unreachable!("waiting without a deadline returns with an end"),
+        }
+    }
+
+    /// As [`wait`](Self::wait), for `timeout` at most; `None` if the machine still runs then.
+    pub fn wait_timeout(&self, timeout: Duration) -> Option<Result<End, Error>> {
+        self.control.end(Some(Instant::now() + timeout))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.control.stop();
+        if let Some(supervisor) = self.supervisor.take() {
+            // It publishes the end before it returns, and does not panic over it.
+            let _ = supervisor.join();
+        }
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("paused", &self.is_paused()).finish_non_exhaustive()
+    }
+}
