@@ -9,3 +9,7 @@ pub use notifier::Notifier;
 mod notifier_linux;
 #[cfg(target_os = "macos")]
 mod notifier_macos;
+
+mod thread;
+pub use thread::spawn;
+pub(crate) use thread::without_signals;
