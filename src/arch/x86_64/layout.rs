@@ -25,6 +25,8 @@ pub const PVH_INFO: u64 = 0x6000;
 pub const ZERO_PAGE: u64 = 0x7000;
 /// Initial page tables: one PML4, one PDPT, four page directories, from here to 0xf000.
 pub const PAGE_TABLES: u64 = 0x9000;
+/// Where the initial page tables end.
+pub const PAGE_TABLES_END: u64 = PAGE_TABLES + 6 * 0x1000;
 /// Stack pointer at entry.
 pub const BOOT_STACK: u64 = 0x8ff0;
 /// The kernel command line.
@@ -33,6 +35,8 @@ pub const CMDLINE: u64 = 0x2_0000;
 pub const CMDLINE_MAX: u64 = 0x1_0000;
 /// End of conventional memory; up to 0xa_0000 is reserved as the extended BIOS data area.
 pub const EBDA: u64 = 0x9_fc00;
+/// ACPI firmware control structure: 64 bytes of reserved memory, because the guest may write there for ever.
+pub const FACS: u64 = EBDA;
 /// ACPI tables, RSDP first.
 pub const ACPI: u64 = 0xe_0000;
 /// Bytes for the ACPI tables.
