@@ -1,0 +1,97 @@
+//! The initrd: a static busybox, the virtio modules, and a script that becomes the first process.
+//!
+//! It is a plain cpio archive, not compressed: the kernel unpacks that fastest, and a test may append
+//! another archive of its own to add or replace files.
+
+use super::archive::Archive;
+use super::elf::needed_libraries;
+use super::modules::Tree;
+use anyhow::{Context, Result};
+use std::path::Path;
+use std::process::Command;
+
+const INIT: &str = include_str!("init.sh");
+
+/// Loaded by the init script, in this order.
+const LOADED: &[&str] = &[
+    "virtio_mmio",
+    "virtio_pci",
+    "virtio_console",
+    "virtio-rng",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_balloon",
+    "vmw_vsock_virtio_transport",
+    "9pnet_virtio",
+    "9p",
+    "virtiofs",
+    "crc32c_generic",
+    "ext4",
+    "button",
+    "evdev",
+];
+
+/// Carried for a `modprobe` by hand.
+const CARRIED: &[&str] = &["loop", "overlay", "squashfs", "isofs", "vfat", "vsock_diag", "tun"];
+
+/// Small files, by name, mode and content.
+const FILES: &[(&str, u32, &str)] = &[
+    ("init", 0o755, INIT),
+    ("etc/passwd", 0o644, "root::0:0:root:/root:/bin/sh\n"),
+    ("etc/group", 0o644, "root:x:0:\n"),
+    ("etc/hosts", 0o644, "127.0.0.1 localhost\n::1 localhost\n"),
+    ("etc/profile", 0o644, "export HOME=/root PS1='# '\ncd\n"),
+    // What busybox's acpid runs for the power button.
+    ("etc/acpi/PWRF/00000080", 0o755, "#!/bin/sh\nexec poweroff\n"),
+];
+
+/// All that an initrd is made of, apart from packages: when this text changes, it is made again.
+pub fn recipe() -> String {
+    format!("{FILES:?}\n{LOADED:?}\n{CARRIED:?}\n")
+}
+
+/// Builds the initrd for the kernel whose modules are given.
+pub fn build(modules: &Path, busybox: &Path, dmidecode: &Path) -> Result<Vec<u8>> {
+    let mut archive = Archive::new();
+    archive.character_device("dev/console", 5, 1)?;
+    archive.character_device("dev/null", 1, 3)?;
+    for dir in ["proc", "sys", "run", "tmp", "root", "mnt", "var/log"] {
+        archive.directory(dir)?;
+    }
+    archive.symlink("var/run", "../run")?;
+    for (name, mode, content) in FILES {
+        archive.file(name, *mode, content.as_bytes())?;
+    }
+
+    let busybox = busybox.join("bin/busybox");
+    archive.copy("bin/busybox", 0o755, &busybox)?;
+    // It is static, so this machine can run it to ask for its applets.
+    let applets = crate::host::output(Command::new(&busybox).arg("--list-full"))?;
+    for applet in String::from_utf8_lossy(&applets).lines() {
+        archive.symlink(applet, "/bin/busybox")?;
+    }
+    let dmidecode = dmidecode.join("usr/sbin/dmidecode");
+    for library in needed_libraries(&dmidecode)? {
+        archive.copy(&library.to_string_lossy(), 0o755, &library)?;
+    }
+    archive.copy("usr/sbin/dmidecode", 0o755, &dmidecode)?;
+
+    let tree = Tree::new(modules)?;
+    let release = modules.file_name().context("a kernel without a release")?.to_string_lossy();
+    let base = format!("lib/modules/{release}");
+    let mut dependencies = String::new();
+    for module in tree.closure(&[LOADED, CARRIED].concat())? {
+        let name = format!("{base}/{}", module.path.display());
+        archive.file(&name, 0o644, &tree.read(&module)?)?;
+        let depends = module.depends.iter().map(|path| format!(" {}", path.display()));
+        let depends = depends.collect::<String>();
+        dependencies += &format!("{}:{depends}\n", module.path.display());
+    }
+    // busybox's modprobe loads what a line names, and what the lines of those name.
+    archive.file(&format!("{base}/modules.dep"), 0o644, dependencies.as_bytes())?;
+    let loaded = tree.closure(LOADED)?;
+    let loaded = loaded.iter().filter_map(|module| module.path.file_stem());
+    let loaded: Vec<_> = loaded.map(|name| name.to_string_lossy()).collect();
+    archive.file("etc/modules", 0o644, loaded.join("\n").as_bytes())?;
+    archive.finish()
+}

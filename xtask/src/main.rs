@@ -1,0 +1,60 @@
+//! The project's chores: `cargo xtask VERB`.
+//!
+//! Everything a checkout needs beyond cargo itself is fetched, built and run from here, so that a
+//! fresh Debian machine with a Rust toolchain needs no other set-up. Each verb is a module, and the
+//! table below is all the dispatch there is.
+//!
+//! The same executable is also the first process of the lab's machine (see [`lab`]): it recognises
+//! that by being process 1.
+
+mod guest;
+mod host;
+mod lab;
+mod packages;
+
+use std::process::ExitCode;
+
+/// What a verb returns: the exit status to leave with.
+type Verb = fn(lexopt::Parser) -> anyhow::Result<u8>;
+
+const VERBS: &[(&str, &str, Verb)] = &[
+    ("guest", "fetch stock Debian kernels and build initrds for them", guest::main),
+    ("lab", "run a command in a Linux machine that has a working /dev/kvm", lab::main),
+];
+
+fn usage() -> String {
+    let mut text = String::from("usage: cargo xtask VERB [--help] …\n\n");
+    for (name, what, _) in VERBS {
+        text += &format!("  {name:<6} {what}\n");
+    }
+    text
+}
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 && std::env::args_os().len() == 1 {
+        lab::init();
+    }
+    let mut args = lexopt::Parser::from_env();
+    let verb = match args.next() {
+        Ok(Some(lexopt::Arg::Value(verb))) => verb,
+        Ok(Some(lexopt::Arg::Long("help") | lexopt::Arg::Short('h'))) => {
+            print!("{}", usage());
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprint!("{}", usage());
+            return ExitCode::from(2);
+        }
+    };
+    let Some((_, _, run)) = VERBS.iter().find(|(name, _, _)| verb == *name) else {
+        eprint!("xtask: no verb {verb:?}\n{}", usage());
+        return ExitCode::from(2);
+    };
+    match run(args) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("xtask {}: {error:#}", verb.display());
+            ExitCode::from(host::FAILED)
+        }
+    }
+}
