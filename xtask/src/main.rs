@@ -31,7 +31,8 @@ fn usage() -> String {
 }
 
 fn main() -> ExitCode {
-    if std::process::id() == 1 && std::env::args_os().len() == 1 {
+    // The kernel hands its first process whatever words of its command line it has no use for.
+    if std::process::id() == 1 && std::env::args_os().next().is_some_and(|name| name == "/init") {
         lab::init();
     }
     let mut args = lexopt::Parser::from_env();

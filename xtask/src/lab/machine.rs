@@ -1,0 +1,124 @@
+//! The lab's machine: one QEMU process that emulates an AMD processor with SVM.
+//!
+//! One virtual processor unless the caller insists: stock kernels patch their own code while they
+//! run (CONFIG_JUMP_LABEL), which QEMU's emulation of a second processor sometimes trips over.
+//! `-no-reboot` with `panic=-1` and `oops=panic` makes QEMU leave when the kernel dies.
+
+use super::Options;
+use crate::guest::Guest;
+use crate::packages;
+use anyhow::{Context, Result};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+const CMDLINE: &str = "console=ttyS0 quiet panic=-1 oops=panic reboot=t tsc=reliable \
+    mitigations=off nokaslr random.trust_cpu=on cryptomgr.notests";
+
+/// A running QEMU; dropping it kills it.
+pub struct Machine {
+    qemu: Arc<Mutex<Child>>,
+    /// The other end of the port that the lab's first process speaks through.
+    pub wire: UnixStream,
+    console: PathBuf,
+    messages: PathBuf,
+}
+
+/// Kills a machine, from whatever thread.
+#[derive(Clone)]
+pub struct Killer(Arc<Mutex<Child>>);
+
+impl Killer {
+    pub fn kill(&self) {
+        let mut qemu = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = qemu.kill();
+        let _ = qemu.wait();
+    }
+}
+
+impl Machine {
+    /// Starts one. `dir` is for its files, `writable` are the folders the lab may write to.
+    pub fn start(
+        options: &Options,
+        guest: &Guest,
+        dir: &Path,
+        writable: &[OsString],
+    ) -> Result<Machine> {
+        let qemu = packages::install("qemu-system-x86_64", "qemu-system-x86")?;
+        let initramfs = dir.join("initramfs");
+        super::image::write(guest, &initramfs)?;
+        let (wire, far) = UnixStream::pair()?;
+        let (console, messages) = (dir.join("console.log"), dir.join("qemu.log"));
+
+        let mut command = Command::new(qemu);
+        command.args(["-M", "q35,hpet=off,vmport=off", "-accel", "tcg,thread=multi"]);
+        command.args(["-cpu", "max,+svm,+npt"]);
+        command.args(["-smp", &options.smp.to_string(), "-m", &options.memory.to_string()]);
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        command.arg("-kernel").arg(&guest.generic.vmlinux).arg("-initrd").arg(&initramfs);
+        command.args(["-append", CMDLINE]);
+        command.arg("-serial").arg(with_path("file:", &console, ""));
+        command.args(["-device", "virtio-serial-pci,max_ports=2"]);
+        command.args(["-chardev", &format!("socket,id=wire,fd={}", far.as_raw_fd())]);
+        command.args(["-device", "virtserialport,chardev=wire,name=xtask,nr=1"]);
+        let rest = ",id=host,security_model=none,readonly=on,multidevs=remap";
+        command.arg("-fsdev").arg(with_path("local,path=", Path::new("/"), rest));
+        command.args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]);
+        for (index, path) in writable.iter().enumerate() {
+            let rest = format!(",id=w{index},security_model=none,multidevs=remap");
+            command.arg("-fsdev").arg(with_path("local,path=", Path::new(path), &rest));
+            let device = format!("virtio-9p-pci,fsdev=w{index},mount_tag=w{index}");
+            command.args(["-device", &device]);
+        }
+        let log = File::create(&messages)?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // ctrl-C is for xtask, which ends QEMU itself.
+        command.process_group(0);
+        // SAFETY: the closure only makes system calls, and allocates and locks nothing.
+        unsafe {
+            command.pre_exec(move || {
+                // The far end stays open in QEMU, and QEMU does not outlive this thread.
+                rustix::io::fcntl_setfd(&far, rustix::io::FdFlags::empty())?;
+                let signal = rustix::process::Signal::KILL;
+                Ok(rustix::process::set_parent_process_death_signal(Some(signal))?)
+            });
+        }
+        let child = command.spawn().context("cannot run QEMU")?;
+        Ok(Machine { qemu: Arc::new(Mutex::new(child)), wire, console, messages })
+    }
+
+    pub fn killer(&self) -> Killer {
+        Killer(Arc::clone(&self.qemu))
+    }
+
+    /// What the kernel and QEMU have said.
+    pub fn log(&self) -> String {
+        let mut text = String::new();
+        for file in [&self.console, &self.messages] {
+            text += &String::from_utf8_lossy(&fs::read(file).unwrap_or_default());
+        }
+        text.replace('\r', "")
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.killer().kill();
+    }
+}
+
+/// A QEMU option with a path in it; QEMU wants commas doubled.
+fn with_path(before: &str, path: &Path, after: &str) -> OsString {
+    let mut bytes = before.as_bytes().to_vec();
+    for &byte in path.as_os_str().as_bytes() {
+        bytes.extend(std::iter::repeat_n(byte, if byte == b',' { 2 } else { 1 }));
+    }
+    bytes.extend(after.as_bytes());
+    OsString::from_vec(bytes)
+}

@@ -1,0 +1,205 @@
+//! One run of the lab, seen from the host: start the machine, hand it the job, carry the streams.
+
+use super::link::{Folder, Link};
+use super::machine::Machine;
+use super::terminal::{self, Raw};
+use super::wire::{Job, Kind};
+use crate::guest::{self, Guest};
+use crate::host;
+use anyhow::{Context, Result, anyhow, bail};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long a machine may take until its first process says hello, attempt by attempt. It takes two
+/// or three seconds; the rest is for a host that is busy with other things.
+const START: [Duration; 3] =
+    [Duration::from_secs(30), Duration::from_secs(60), Duration::from_secs(120)];
+
+/// A machine that says nothing for so long, not even that it is alive, is hung.
+const SILENCE: Duration = Duration::from_secs(120);
+
+/// The exit status when the time limit ended the command, as timeout(1) has it.
+const TIMED_OUT: u8 = 124;
+
+pub struct Options {
+    /// In MiB.
+    pub memory: u32,
+    pub smp: u32,
+    pub timeout: Option<Duration>,
+    /// Folders the command may write to, beyond cargo's.
+    pub writable: Vec<OsString>,
+    /// Where to keep what the machine's kernel said.
+    pub log: Option<PathBuf>,
+    /// Does the command get this process's standard input?
+    pub stdin: bool,
+    /// Variables for the command beyond this process's.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            memory: 3072,
+            smp: 1,
+            timeout: Some(Duration::from_secs(1200)),
+            writable: Vec::new(),
+            log: None,
+            stdin: true,
+            environment: Vec::new(),
+        }
+    }
+}
+
+/// Where the command's streams go: its standard output or, if `error` is set, its standard error.
+pub type Sink<'a> = &'a mut dyn FnMut(bool, &[u8]) -> io::Result<()>;
+
+/// A way to run commands in the lab. Each command gets a machine of its own.
+pub struct Lab {
+    options: Options,
+    guest: Guest,
+}
+
+impl Lab {
+    pub fn new(options: Options) -> Result<Lab> {
+        Ok(Lab { options, guest: guest::prepare(false)? })
+    }
+
+    /// Runs a command on this process's own streams and returns its exit status.
+    pub fn run(&self, command: &[OsString]) -> Result<u8> {
+        self.run_into(command, &mut |error, bytes| {
+            if error {
+                return io::stderr().write_all(bytes);
+            }
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(bytes).and_then(|()| stdout.flush())
+        })
+    }
+
+    /// Runs a command and hands what it prints to `sink`.
+    pub fn run_into(&self, command: &[OsString], sink: Sink) -> Result<u8> {
+        if super::inside() {
+            let mut local = Command::new(&command[0]);
+            let status = local.args(&command[1..]).status().context("cannot run the command")?;
+            return Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(255));
+        }
+        let job = self.job(command)?;
+        let dir = host::target("lab")?.join(format!("run-{}", std::process::id()));
+        fs::create_dir_all(&dir)?;
+        let folder = Folder(dir);
+        for limit in START {
+            let machine = Machine::start(&self.options, &self.guest, &folder.0, &job.writable)?;
+            let link = Link::new(&machine, &folder.0)?;
+            let why = match link.frames.recv_timeout(limit) {
+                Ok((Kind::Hello, _)) => {
+                    let done = self.converse(&job, &machine, &link, sink);
+                    self.keep_log(&machine)?;
+                    return done;
+                }
+                Ok((kind, _)) => format!("it began with {kind:?}"),
+                Err(RecvTimeoutError::Timeout) => format!("it was not up after {limit:?}"),
+                Err(RecvTimeoutError::Disconnected) => "it died while starting".to_owned(),
+            };
+            self.keep_log(&machine)?;
+            eprint!("xtask lab: trying another machine: {why}\n{}", tail(&machine.log()));
+        }
+        bail!("the lab's machine did not start in {} attempts", START.len())
+    }
+
+    fn job(&self, command: &[OsString]) -> Result<Job> {
+        let mut environment: Vec<_> = std::env::vars_os().filter(|(name, _)| !ours(name)).collect();
+        let files = self.guest.variables();
+        let files = files.map(|(name, path)| (format!("HK_{name}").into(), path.into()));
+        let fixed =
+            [("HYPERKIT_LAB", "1"), ("TMPDIR", "/run/tmp")].map(|(k, v)| (k.into(), v.into()));
+        let more = files.into_iter().chain(fixed).chain(self.options.environment.iter().cloned());
+        for (name, value) in more {
+            environment.retain(|(other, _)| *other != name);
+            environment.push((name, value));
+        }
+        let mut writable = vec![host::target("")?.canonicalize()?.into_os_string()];
+        writable.extend(host::cargo_target().canonicalize().ok().map(PathBuf::into_os_string));
+        writable.extend(self.options.writable.iter().cloned());
+        // A folder inside another is mounted after it.
+        writable.sort();
+        writable.dedup();
+        let typed = self.options.stdin && io::stdin().is_terminal();
+        let (stdout, stderr) = (io::stdout().is_terminal(), io::stderr().is_terminal());
+        Ok(Job {
+            command: command.to_vec(),
+            environment,
+            directory: std::env::current_dir()?.into_os_string(),
+            writable,
+            terminals: [typed, typed && stdout, typed && stderr],
+            window: terminal::window().unwrap_or((80, 24)),
+            time: Duration::ZERO,
+        })
+    }
+
+    /// From the machine's hello to the command's end.
+    fn converse(&self, job: &Job, machine: &Machine, link: &Link, sink: Sink) -> Result<u8> {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        link.send(Kind::Job, &Job { time, ..job.clone() }.to_bytes())?;
+        if !self.options.stdin {
+            link.send(Kind::Stdin, &[])?;
+        }
+        let raw = job.terminals[0].then(Raw::enter);
+        let deadline = self.options.timeout.map(|timeout| Instant::now() + timeout);
+        let mut heard = Instant::now();
+        loop {
+            match link.frames.recv_timeout(Duration::from_millis(250)) {
+                Ok((kind, bytes)) => {
+                    heard = Instant::now();
+                    match kind {
+                        Kind::Stdout | Kind::Stderr => sink(kind == Kind::Stderr, &bytes)
+                            .context("cannot pass on the command's output")?,
+                        Kind::Started if self.options.stdin => link.feed(),
+                        Kind::Exit => return bytes.first().copied().context("an end of no sort"),
+                        Kind::Failed => bail!("{}", String::from_utf8_lossy(&bytes)),
+                        _ => {}
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) if heard.elapsed() < SILENCE => {}
+                Err(error) => {
+                    drop(raw);
+                    let hung = error == RecvTimeoutError::Timeout;
+                    return Err(broken(if hung { "is hung" } else { "has died" }, machine));
+                }
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                drop(raw);
+                let limit = self.options.timeout.unwrap_or_default();
+                eprintln!("xtask lab: the command was ended after {limit:?} (--timeout)");
+                return Ok(TIMED_OUT);
+            }
+        }
+    }
+
+    fn keep_log(&self, machine: &Machine) -> Result<()> {
+        let Some(path) = &self.options.log else { return Ok(()) };
+        fs::write(path, machine.log()).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// Variables that cargo sets for xtask, and that would mislead another program.
+fn ours(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let prefixes = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+    name == "CARGO_PRIMARY_PACKAGE" || prefixes.iter().any(|prefix| name.starts_with(prefix))
+}
+
+fn broken(how: &str, machine: &Machine) -> anyhow::Error {
+    let log = machine.log();
+    let panicked = if log.contains("Kernel panic") { ": its kernel panicked" } else { "" };
+    anyhow!("the lab's machine {how}{panicked}\n{}", tail(&log))
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<_> = log.lines().filter(|line| !line.is_empty()).collect();
+    let from = lines.len().saturating_sub(40);
+    lines[from..].iter().map(|line| format!("  | {line}\n")).collect()
+}
