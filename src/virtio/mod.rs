@@ -9,11 +9,12 @@ mod chain;
 mod config;
 mod device;
 mod interrupt;
-mod mmio;
+pub mod mmio;
 mod queue;
 mod setup;
 mod worker;
 
+pub mod console;
 pub mod rng;
 #[doc(hidden)]
 pub mod testing;

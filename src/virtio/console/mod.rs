@@ -1,0 +1,148 @@
+//! The console device (§5.3), with one port: a fast terminal, `hvc0` to Linux.
+//!
+//! The host side is a [`Port`], which never blocks: what the guest writes goes there at once, and input waits there
+//! until the driver has given buffers for it. So nothing is kept in here, and a guest that stops reading, or is
+//! reset in between, loses no input.
+
+use std::io;
+use std::sync::Arc;
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
+
+use super::{ConfigSpace, Context, Error, HostEvent, Interest, Sources, VirtioDevice};
+use crate::console::Port;
+use crate::sys::Notifier;
+
+/// VIRTIO_CONSOLE_F_SIZE: the configuration space has the size of the terminal.
+pub const F_SIZE: u64 = 1 << 0;
+
+/// receiveq(port0): input.
+const RECEIVE: u16 = 0;
+/// transmitq(port0): output.
+const TRANSMIT: u16 = 1;
+const QUEUES: [u16; 2] = [64, 64];
+
+/// Bytes copied at a time.
+const STEP: usize = 4096;
+
+/// A console device.
+pub struct Console {
+    port: Port,
+    config: Arc<ConfigSpace>,
+    /// Set by the port when there is input or another size.
+    changed: Option<Arc<Notifier>>,
+}
+
+impl Console {
+    /// A console device with `port` as its host side.
+    pub fn new(port: Port) -> Self {
+        // cols, rows, max_nr_ports (one: F_MULTIPORT is not offered), emerg_wr.
+        let config = ConfigSpace::new([0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        let console = Self { port, config: Arc::new(config), changed: None };
+        console.resize();
+        console
+    }
+
+    /// Takes over the size of the terminal, and tells whether it is another one.
+    fn resize(&self) -> bool {
+        // A port without a terminal leaves 0 by 0, which drivers take for unknown.
+        let Some((columns, rows)) = self.port.size() else { return false };
+        let [[a, b], [c, d]] = [columns, rows].map(u16::to_le_bytes);
+        self.config.set(0, &[a, b, c, d])
+    }
+
+    /// Input, as far as there are bytes and buffers.
+    fn receive(&self, cx: &mut Context<'_>) -> Result<(), Error> {
+        let Some((queue, memory)) = cx.queue(RECEIVE) else { return Ok(()) };
+        let mut bytes = [0; STEP];
+        while let Some(chain) = queue.pop()? {
+            let mut writer = chain.writer(memory);
+            if writer.remaining() == 0 {
+                return Err(Error::Driver("a buffer for input has no room"));
+            }
+            while let Some(bytes) = bytes.get_mut(..writer.remaining().min(STEP)) {
+                let count = self.port.read(bytes);
+                let Some(bytes) = bytes.get(..count).filter(|_| count > 0) else { break };
+                writer.write(bytes);
+            }
+            let written = writer.written();
+            if written == 0 {
+                return Ok(queue.put_back(chain)?);
+            }
+            queue.push(chain, written)?;
+        }
+        Ok(())
+    }
+
+    /// Output.
+    fn transmit(&self, cx: &mut Context<'_>) -> Result<(), Error> {
+        let Some((queue, memory)) = cx.queue(TRANSMIT) else { return Ok(()) };
+        let mut bytes = [0; STEP];
+        while let Some(chain) = queue.pop()? {
+            let mut reader = chain.reader(memory);
+            while reader.remaining() > 0 {
+                let count = reader.read(&mut bytes);
+                self.port.write(bytes.get(..count).unwrap_or_default());
+            }
+            queue.push(chain, 0)?;
+        }
+        Ok(())
+    }
+}
+
+impl VirtioDevice for Console {
+    fn id(&self) -> u32 {
+        VIRTIO_ID_CONSOLE
+    }
+
+    fn name(&self) -> &str {
+        "console"
+    }
+
+    fn features(&self) -> u64 {
+        F_SIZE
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUES
+    }
+
+    fn config(&self) -> Arc<ConfigSpace> {
+        self.config.clone()
+    }
+
+    fn start(&mut self, sources: Sources<'_>) -> io::Result<()> {
+        let changed = Arc::new(Notifier::new()?);
+        sources.add(&*changed, 0, Interest::READABLE)?;
+        let [on_input, on_resize] = [changed.clone(), changed.clone()];
+        self.changed = Some(changed);
+        self.port.on_input(move || on_input.notify());
+        self.port.on_resize(move || on_resize.notify());
+        Ok(())
+    }
+
+    fn queue_ready(&mut self, index: u16, cx: &mut Context<'_>) -> Result<(), Error> {
+        match index {
+            RECEIVE => self.receive(cx),
+            _ => self.transmit(cx),
+        }
+    }
+
+    fn host_ready(&mut self, _event: HostEvent, cx: &mut Context<'_>) -> Result<(), Error> {
+        if let Some(changed) = &self.changed {
+            changed.clear();
+        }
+        if self.resize() {
+            cx.config_changed();
+        }
+        self.receive(cx)
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        // The port may live on; the notifier, and its descriptor, are not to.
+        self.port.on_input(|| {});
+        self.port.on_resize(|| {});
+    }
+}
