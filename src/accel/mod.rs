@@ -23,8 +23,7 @@ pub mod kvm;
 #[cfg(target_os = "linux")]
 #[path = "native_linux.rs"]
 mod native;
-#[cfg(test)]
-pub(crate) mod scripted;
+pub mod scripted;
 
 pub use native::Native;
 

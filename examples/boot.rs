@@ -1,0 +1,235 @@
+//! Boots a kernel and an initrd, with the guest's console on this terminal.
+//!
+//! ```text
+//! cargo run --release --example boot -- --kernel vmlinuz --initrd initrd.img --cpus 2 --memory 1G
+//! ```
+
+use std::error::Error as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc;
+
+use hyperkit::accel;
+use hyperkit::boot::Kernel;
+use hyperkit::console::Console;
+use hyperkit::vm::{End, Error, OnReset, Vm};
+use lexopt::prelude::*;
+use uuid::Uuid;
+
+const HELP: &str = "\
+Boots a kernel and an initrd, with the guest's console on this terminal.
+
+Usage: boot --kernel FILE [OPTION]...
+
+  --kernel FILE        bzImage or ELF vmlinux
+  --initrd FILE        initial RAM disk
+  --cmdline TEXT       kernel command line [console=ttyS0, or hvc0 with --console virtio]
+  --cpus N             vCPUs [1]
+  --memory SIZE        guest memory, with K, M or G [512M]
+  --huge-pages         ask the host for transparent huge pages
+  --uuid UUID          the machine's UUID, as SMBIOS tells it
+  --console KIND       what the terminal is in the guest: serial (ttyS0) or virtio (hvc0) [serial]
+  --virtio-on-cmdline  announce virtio devices on the command line, for kernels without ACPI
+  --no-reboot          end when the guest asks for a reset, instead of booting again
+  --probe              only tell whether this host can run an unmodified kernel
+  --help               this text
+
+Ctrl-] stops the machine at once. Input that is no terminal is fed to the guest's console.
+
+Exit status: 0 the guest powered off; 2 it asked for a reset (--no-reboot); 3 it crashed (triple fault);
+4 it halted; 5 it was stopped with Ctrl-]; 64 wrong usage; 65 kernel or initrd cannot be booted; 69 no usable
+accelerator on this host; 70 the accelerator failed while the guest ran; 71 the host refused something.
+";
+
+const USAGE: u8 = 64;
+const BAD_PAYLOAD: u8 = 65;
+const NO_ACCELERATOR: u8 = 69;
+const ACCELERATOR_FAILED: u8 = 70;
+const HOST_REFUSED: u8 = 71;
+
+/// Ctrl-]
+const ESCAPE: u8 = 0x1d;
+
+struct Options {
+    kernel: PathBuf,
+    initrd: Option<PathBuf>,
+    cmdline: Option<String>,
+    cpus: u32,
+    memory: u64,
+    huge_pages: bool,
+    uuid: Uuid,
+    virtio_console: bool,
+    virtio_on_cmdline: bool,
+    reboot: bool,
+}
+
+enum Task {
+    Boot(Options),
+    Probe,
+    Help,
+}
+
+fn main() -> ExitCode {
+    env_logger::init();
+    match parse() {
+        Ok(Task::Help) => {
+            print!("{HELP}");
+            ExitCode::SUCCESS
+        }
+        Ok(Task::Probe) => probe(),
+        Ok(Task::Boot(options)) => boot(options),
+        Err(error) => {
+            eprintln!("boot: {error}; see --help");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn parse() -> Result<Task, lexopt::Error> {
+    let (mut kernel, mut initrd, mut cmdline) = (None, None, None);
+    let (mut cpus, mut memory, mut uuid) = (1, 512 << 20, Uuid::nil());
+    let (mut huge_pages, mut virtio_console, mut virtio_on_cmdline) = (false, false, false);
+    let mut reboot = true;
+    let mut args = lexopt::Parser::from_env();
+    while let Some(arg) = args.next()? {
+        match arg {
+            Long("kernel") => kernel = Some(PathBuf::from(args.value()?)),
+            Long("initrd") => initrd = Some(PathBuf::from(args.value()?)),
+            Long("cmdline") => cmdline = Some(args.value()?.string()?),
+            Long("cpus") => cpus = args.value()?.parse()?,
+            Long("memory") => memory = args.value()?.parse_with(size)?,
+            Long("huge-pages") => huge_pages = true,
+            Long("uuid") => uuid = args.value()?.parse()?,
+            Long("console") => {
+                virtio_console = args.value()?.parse_with(|kind| match kind {
+                    "serial" => Ok(false),
+                    "virtio" => Ok(true),
+                    _ => Err("the terminal is a serial or a virtio console"),
+                })?;
+            }
+            Long("virtio-on-cmdline") => virtio_on_cmdline = true,
+            Long("no-reboot") => reboot = false,
+            Long("probe") => return Ok(Task::Probe),
+            Long("help") | Short('h') => return Ok(Task::Help),
+            _ => return Err(arg.unexpected()),
+        }
+    }
+    Ok(Task::Boot(Options {
+        kernel: kernel.ok_or("--kernel is missing")?,
+        initrd,
+        cmdline,
+        cpus,
+        memory,
+        huge_pages,
+        uuid,
+        virtio_console,
+        virtio_on_cmdline,
+        reboot,
+    }))
+}
+
+/// `512M` and the like, in bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.char_indices().last() {
+        Some((at, 'K' | 'k')) => (&text[..at], 10),
+        Some((at, 'M' | 'm')) => (&text[..at], 20),
+        Some((at, 'G' | 'g')) => (&text[..at], 30),
+        _ => (text, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is not a size like 512M or 2G"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is more than 64 bits can say"))
+}
+
+#[cfg(target_os = "linux")]
+fn probe() -> ExitCode {
+    match accel::kvm::Kvm::open().and_then(|kvm| kvm.probe()) {
+        Ok(()) => {
+            println!("this host's KVM runs unmodified kernels");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("boot: {error}");
+            ExitCode::from(NO_ACCELERATOR)
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn probe() -> ExitCode {
+    eprintln!("boot: there is nothing to probe on this host");
+    ExitCode::from(NO_ACCELERATOR)
+}
+
+fn boot(options: Options) -> ExitCode {
+    match run(options) {
+        Ok(end) => {
+            // The guest may have left the cursor anywhere.
+            eprintln!("\r\nboot: {end}");
+            ExitCode::from(match end {
+                End::PowerOff => 0,
+                End::Reset => 2,
+                End::Crashed => 3,
+                End::Halted => 4,
+                _ => 5,
+            })
+        }
+        Err(error) => {
+            eprintln!("boot: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                log::info!("caused by: {error}");
+                cause = error.source();
+            }
+            ExitCode::from(status(&error))
+        }
+    }
+}
+
+fn status(error: &Error) -> u8 {
+    match error {
+        Error::Config(_) => USAGE,
+        Error::Boot(_) => BAD_PAYLOAD,
+        Error::Accelerator(error) => match **error {
+            accel::Error::Unavailable { .. } | accel::Error::MissingCapability { .. } => NO_ACCELERATOR,
+            _ => ACCELERATOR_FAILED,
+        },
+        _ => HOST_REFUSED,
+    }
+}
+
+fn run(options: Options) -> Result<End, Error> {
+    let (stop, stopped) = mpsc::channel();
+    let terminal = Console::stdio().on_escape(ESCAPE, move || {
+        // Nobody listens once the machine has ended.
+        let _ = stop.send(());
+    });
+    let console = if options.virtio_console { "hvc0" } else { "ttyS0" };
+    let cmdline = options.cmdline.unwrap_or_else(|| format!("console={console}"));
+    let mut kernel = Kernel::linux(options.kernel).cmdline(cmdline);
+    if let Some(initrd) = options.initrd {
+        kernel = kernel.initrd(initrd);
+    }
+    let mut builder = Vm::builder()
+        .cpus(options.cpus)
+        .memory(options.memory)
+        .huge_pages(options.huge_pages)
+        .kernel(kernel)
+        .uuid(options.uuid)
+        .virtio_on_cmdline(options.virtio_on_cmdline)
+        .on_reset(if options.reboot { OnReset::Reboot } else { OnReset::End });
+    builder = match options.virtio_console {
+        true => builder.console(terminal),
+        false => builder.serial(terminal),
+    };
+    let running = builder.build()?.start()?;
+    std::thread::scope(|scope| {
+        let running = &running;
+        scope.spawn(move || {
+            // The sender goes with the console, when the machine has ended.
+            if stopped.recv().is_ok() {
+                running.stop();
+            }
+        });
+        running.wait()
+    })
+}
