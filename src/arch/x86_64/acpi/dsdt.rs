@@ -51,9 +51,9 @@ pub(super) fn build(config: &Config) -> Result<Sdt, Error> {
         add_virtio(&mut devices, n, device)?;
     }
 
-    let mut body = Scope::raw("\\_SB_".into(), devices);
+    let mut body = Scope::raw("_SB_".into(), devices);
     let off = Package::new(vec![&SLEEP_TYPE_S5, &0_u8, &0_u8, &0_u8]);
-    Name::new("\\_S5_".into(), &off).to_aml_bytes(&mut body);
+    Name::new("_S5_".into(), &off).to_aml_bytes(&mut body);
     Ok(table(b"DSDT", 2, &body))
 }
 

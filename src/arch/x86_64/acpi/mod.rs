@@ -198,3 +198,6 @@ fn facs() -> Vec<u8> {
     facs.version = 2;
     bytes(&facs)
 }
+
+#[cfg(test)]
+mod tests;
