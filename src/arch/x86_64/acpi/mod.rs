@@ -164,6 +164,8 @@ fn fadt(dsdt: u64) -> FADT {
         .flag(Flags::SlpButton)
         // The RTC cannot wake the machine by a fixed register.
         .flag(Flags::FixRtc)
+        // All 32 bits of the timer count.
+        .flag(Flags::TmrValExt)
         .flag(Flags::ResetRegSup)
         .flag(Flags::Headless);
     fadt.fadt_minor_version = 4;

@@ -139,9 +139,9 @@ fn the_fadt_describes_the_fixed_hardware() {
     assert!(u16_at(fadt, 96) > 100 && u16_at(fadt, 98) > 1000, "no C2, no C3");
     // Legacy devices, no VGA; there is a CMOS clock, but no keyboard controller to be probed.
     assert_eq!(u16_at(fadt, 109), 0b101);
-    // WBINVD, C1, no sleep button, no fixed RTC wake-up, reset register, headless; neither hardware-reduced nor
-    // without a fixed power button.
-    assert_eq!(u32_at(fadt, 112), 1 | 1 << 2 | 1 << 5 | 1 << 6 | 1 << 10 | 1 << 12);
+    // WBINVD, C1, no sleep button, no fixed RTC wake-up, 32-bit timer, reset register, headless; neither
+    // hardware-reduced nor without a fixed power button.
+    assert_eq!(u32_at(fadt, 112), 1 | 1 << 2 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 12);
     let register = |at: usize| (fadt[at], fadt[at + 1], u64_at(fadt, at + 4));
     assert_eq!((register(116), fadt[128]), ((1, 8, 0xcf9), 6), "reset");
 

@@ -331,3 +331,6 @@ impl Structure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
