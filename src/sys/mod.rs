@@ -13,3 +13,9 @@ mod notifier_macos;
 mod thread;
 pub use thread::spawn;
 pub(crate) use thread::without_signals;
+
+pub(crate) mod terminal;
+#[cfg(target_os = "linux")]
+mod terminal_linux;
+#[cfg(target_os = "macos")]
+mod terminal_macos;

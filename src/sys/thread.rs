@@ -65,12 +65,11 @@ mod tests {
     #[test]
     fn threads_block_signals_from_outside_and_no_others() {
         let mine = blocked();
-        let (name, theirs) = spawn("a-name", || {
-            (std::thread::current().name().map(str::to_owned), blocked())
-        })
-        .unwrap()
-        .join()
-        .unwrap();
+        let (name, theirs) =
+            spawn("a-name", || (std::thread::current().name().map(str::to_owned), blocked()))
+                .unwrap()
+                .join()
+                .unwrap();
         assert_eq!(name.as_deref(), Some("a-name"));
         for signal in [libc::SIGPIPE, libc::SIGINT, libc::SIGTERM, libc::SIGWINCH, libc::SIGCHLD] {
             assert!(theirs.contains(&signal), "{signal} is not blocked");

@@ -1,0 +1,55 @@
+//! What the unit tests of devices share.
+
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::accel::IrqLine;
+
+/// An interrupt line that remembers.
+#[derive(Default)]
+pub struct Line {
+    state: Mutex<State>,
+    raised: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    high: bool,
+    pulses: u64,
+    taken: u64,
+}
+
+impl Line {
+    pub fn is_high(&self) -> bool {
+        self.state.lock().unwrap().high
+    }
+
+    /// How many edges there were.
+    pub fn pulses(&self) -> u64 {
+        self.state.lock().unwrap().pulses
+    }
+
+    /// Waits for an edge that came since the last call; edges that come together count as one, as they do in an
+    /// interrupt controller.
+    pub fn wait_pulse(&self, at_most: Duration) -> bool {
+        let deadline = Instant::now() + at_most;
+        let mut state = self.state.lock().unwrap();
+        while state.taken == state.pulses {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
+            state = self.raised.wait_timeout(state, left).unwrap().0;
+        }
+        state.taken = state.pulses;
+        true
+    }
+}
+
+impl IrqLine for Line {
+    fn pulse(&self) {
+        self.state.lock().unwrap().pulses += 1;
+        self.raised.notify_all();
+    }
+
+    fn set_level(&self, high: bool) {
+        self.state.lock().unwrap().high = high;
+    }
+}
