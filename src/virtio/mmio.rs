@@ -190,8 +190,7 @@ impl MmioTransport {
 
     fn set_status(&self, value: u32) {
         let mut setup = self.setup();
-        // A driver that adds a bit may write DEVICE_NEEDS_RESET back as it read it; it cannot clear or set it.
-        match setup.set_status(value & !VIRTIO_CONFIG_S_NEEDS_RESET) {
+        match setup.set_status(value) {
             Step::None => {}
             Step::Reset => self.reset_with(&mut setup),
             Step::Activate => match self.queues(&setup) {

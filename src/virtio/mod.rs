@@ -18,6 +18,8 @@ pub mod console;
 pub mod rng;
 #[doc(hidden)]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use buffer::{Reader, Writer};
 pub use chain::Chain;

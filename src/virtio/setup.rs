@@ -136,7 +136,8 @@ impl Setup {
         self.queues.get_mut(index).filter(|_| open)
     }
 
-    /// The driver writes the device status. Bits can only be added, each after those that §3.1.1 puts before it.
+    /// The driver writes the device status. Bits can only be added, each after those that §3.1.1 puts before it;
+    /// DEVICE_NEEDS_RESET may be among them, as it was read, and means nothing.
     pub fn set_status(&mut self, value: u32) -> Step {
         if value == 0 {
             return Step::Reset;

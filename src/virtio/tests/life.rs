@@ -1,0 +1,309 @@
+//! The life of a device on its thread: activation, pause, reset, stop, and nothing in between.
+
+use super::*;
+use crate::bus::BusDevice;
+use crate::virtio::setup::{DRIVER_OK, FEATURES_OK};
+use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET as NEEDS_RESET;
+use virtio_bindings::virtio_mmio::*;
+
+/// No wake-up is lost: the driver kicks only when it is asked to, and waits for an interrupt only when it has asked
+/// for one.
+#[test]
+fn every_request_is_answered_and_every_answer_announced() {
+    for features in [0, feature::EVENT_IDX, feature::EVENT_IDX | feature::INDIRECT_DESC] {
+        let mut machine = Machine::new();
+        machine.start(features);
+        for n in 0..3000_u32 {
+            machine.check(n as usize % 2, &n.to_le_bytes());
+        }
+        // Bursts of every length up to the whole ring, so that device and driver meet at every step.
+        for n in 0..3000 {
+            let burst = n % 8 + 1;
+            for _ in 0..burst {
+                machine.send(0, b"x");
+            }
+            for _ in 0..burst {
+                machine.guest.wait(&mut machine.rings[0]);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_made_available_before_driver_ok_is_served() {
+    let mut machine = Machine::new();
+    assert!(machine.guest.negotiate(feature::VERSION_1));
+    machine.rings = vec![machine.guest.queue(0, 16)];
+    machine.buffer = machine.guest.alloc(0x1000);
+    machine.send(0, b"early");
+    // §2.1.2: nothing is used before DRIVER_OK, kick or no kick.
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(machine.rings[0].used(), None);
+    machine.guest.driver_ok();
+    machine.guest.wait(&mut machine.rings[0]);
+}
+
+#[test]
+fn a_paused_device_is_quiet_and_goes_on_where_it_was() {
+    let mut machine = Machine::started();
+    machine.controls.hold(true);
+    machine.send(0, b"in flight");
+    eventually("not taken", || machine.controls.held.load(Ordering::SeqCst) == 1);
+    machine.guest.transport.pause();
+    machine.guest.transport.pause();
+    // What was in flight is finished, not dropped.
+    assert!(machine.rings[0].used().is_some());
+    assert_eq!(machine.controls.noted("pause"), 1);
+    machine.controls.hold(false);
+
+    let (edges, turns) =
+        (machine.guest.line.edges(), machine.controls.turns.load(Ordering::SeqCst));
+    machine.send(0, b"later");
+    machine.controls.release.notify();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(machine.rings[0].used(), None);
+    assert_eq!(machine.guest.line.edges(), edges);
+    assert_eq!(machine.controls.turns.load(Ordering::SeqCst), turns);
+    assert_eq!(machine.controls.noted("host"), 0);
+
+    machine.guest.transport.resume();
+    machine.guest.transport.resume();
+    machine.guest.wait(&mut machine.rings[0]);
+    eventually("the host event was lost", || machine.controls.noted("host") == 1);
+    assert_eq!(machine.controls.noted("resume"), 1);
+}
+
+#[test]
+fn a_paused_device_is_activated_when_it_goes_on() {
+    let mut machine = Machine::new();
+    machine.guest.transport.pause();
+    machine.start(0);
+    machine.send(0, b"wait");
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(machine.controls.noted("activate"), 0);
+    machine.guest.transport.resume();
+    machine.guest.wait(&mut machine.rings[0]);
+
+    machine.guest.transport.pause();
+    machine.start(0);
+    machine.guest.reset();
+    machine.guest.transport.resume();
+    assert_eq!(machine.controls.noted("activate"), 1);
+    machine.check_after_reset();
+}
+
+#[test]
+fn a_reset_takes_everything_back() {
+    let mut machine = Machine::started();
+    machine.controls.hold(true);
+    for message in [b"one", b"two"] {
+        machine.send(0, message);
+    }
+    eventually("not taken", || machine.controls.held.load(Ordering::SeqCst) == 2);
+    machine.guest.reset();
+    assert_eq!(machine.controls.noted("reset"), 1);
+    assert_eq!(machine.rings[0].used(), None);
+    machine.controls.hold(false);
+    machine.controls.release.notify();
+    eventually("no host event", || machine.controls.noted("host") == 1);
+    assert_eq!(machine.rings[0].used(), None, "an old chain came back");
+    // A reset of a device that is not active does not reach it.
+    machine.guest.reset();
+    assert_eq!(machine.controls.noted("reset"), 1);
+    machine.check_after_reset();
+}
+
+#[test]
+fn a_machine_reset_is_a_reset_paused_or_not() {
+    let mut machine = Machine::started();
+    machine.guest.transport.reset();
+    assert_eq!(machine.guest.status(), 0);
+    machine.check_after_reset();
+    machine.guest.transport.pause();
+    machine.guest.transport.reset();
+    assert_eq!(machine.guest.status(), 0);
+    machine.guest.transport.resume();
+    machine.check_after_reset();
+    assert_eq!(machine.controls.noted("reset"), 2);
+}
+
+#[test]
+fn resets_during_activity() {
+    let mut machine = Machine::new();
+    for round in 0..1000_u32 {
+        machine.start([0, feature::EVENT_IDX][round as usize % 2]);
+        machine.controls.hold(round % 3 == 0);
+        for n in 0..round % 8 {
+            machine.send(n as usize % 2, &[0x55; 100]);
+        }
+        if round % 3 == 0 {
+            machine.controls.release.notify();
+        }
+        if round % 5 == 0 {
+            machine.guest.transport.pause();
+            machine.guest.transport.resume();
+        }
+    }
+    machine.controls.hold(false);
+    machine.check_after_reset();
+}
+
+#[test]
+fn an_error_of_the_device_needs_a_reset() {
+    let mut machine = Machine::started();
+    machine.controls.hold(true);
+    machine.send(0, b"never answered");
+    let _ = machine.guest.transport.write(0x104, &[0xee]);
+    machine.guest.wait_status(NEEDS_RESET | DRIVER_OK | FEATURES_OK);
+    eventually("no interrupt", || {
+        machine.guest.read(VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG != 0
+    });
+    machine.controls.hold(false);
+    machine.controls.release.notify();
+    eventually("no host event", || machine.controls.noted("host") == 1);
+    assert_eq!(machine.rings[0].used(), None);
+    assert_eq!(machine.controls.noted("reset"), 1);
+    let _ = machine.guest.transport.write(0x104, &[1]);
+    machine.check_after_reset();
+}
+
+#[test]
+fn a_deadline_is_met_and_only_once() {
+    let Machine { controls, guest, .. } = Machine::started();
+    *controls.deadline.lock().unwrap() = Some(Instant::now() + Duration::from_millis(20));
+    // It is asked for after any call.
+    controls.release.notify();
+    eventually("no timer", || controls.noted("timer") == 1);
+    std::thread::sleep(Duration::from_millis(30));
+    assert_eq!(controls.noted("timer"), 1);
+    drop(guest);
+}
+
+#[test]
+fn writing_to_the_configuration_space_without_end_costs_nothing() {
+    let mut machine = Machine::started();
+    machine.guest.transport.pause();
+    for n in 0..100_000_u32 {
+        let _ = machine.guest.transport.write(0x104, &[n as u8]);
+    }
+    machine.guest.transport.resume();
+    eventually("not told", || machine.controls.noted("config") >= 1);
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(machine.controls.noted("config") <= 2, "every write was told");
+    let mut last = [0; 8];
+    machine.controls.config.read(0, &mut last);
+    assert_eq!(last[4], 99_999_u32 as u8);
+    machine.check(0, b"fine");
+}
+
+/// The thread with the name that devices of this test have, if it is there.
+#[cfg(target_os = "linux")]
+fn thread(name: &str) -> Option<std::path::PathBuf> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    tasks.filter_map(|task| Some(task.ok()?.path())).find(|task| {
+        std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name)
+    })
+}
+
+#[cfg(target_os = "linux")]
+struct Named(&'static str, Loopback);
+
+#[cfg(target_os = "linux")]
+impl VirtioDevice for Named {
+    fn id(&self) -> u32 {
+        1
+    }
+    fn name(&self) -> &str {
+        self.0
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        &LOOPBACK_SIZES
+    }
+    fn queue_ready(&mut self, index: u16, cx: &mut Context<'_>) -> Result<(), Error> {
+        self.1.queue_ready(index, cx)
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_idle_device_does_not_wake() {
+    let mut guest = Guest::new(Named("idle", Loopback::new().0));
+    let ring = &mut guest.start(0, 16)[0];
+    ring.request(&[Buffer::In(0x10_0000, 1)]);
+    guest.kick(ring);
+    guest.wait(ring);
+    let thread = thread("hk-virtio-idle").unwrap();
+    let switches = || {
+        let status = std::fs::read_to_string(thread.join("status")).unwrap();
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        count.unwrap().trim().parse::<u64>().unwrap()
+    };
+    std::thread::sleep(Duration::from_millis(50));
+    let before = switches();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(switches(), before);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn stopping_ends_the_thread_in_every_state() {
+    for state in 0..4 {
+        let mut guest = Guest::new(Named("stopping", Loopback::new().0));
+        eventually("no thread", || thread("hk-virtio-stopp").is_some());
+        if state > 0 {
+            guest.start(0, 16);
+        }
+        if state == 2 {
+            guest.transport.pause();
+        }
+        if state < 3 {
+            guest.transport.stop();
+            guest.transport.stop();
+            eventually("still there", || thread("hk-virtio-stopp").is_none());
+            // What can still be called does not wait for a thread that is gone.
+            guest.transport.pause();
+            guest.transport.resume();
+            guest.reset();
+            guest.start(0, 16);
+            guest.transport.reset();
+        }
+        drop(guest);
+        // The thread has been joined; the kernel may take a moment to forget it.
+        eventually("still there", || thread("hk-virtio-stopp").is_none());
+    }
+}
+
+/// In a process of its own, because other tests open and close descriptors at the same time.
+#[test]
+#[cfg(target_os = "linux")]
+fn nothing_is_left_behind() {
+    const CHILD: &str = "HYPERKIT_TEST_LEFT_BEHIND";
+    if std::env::var_os(CHILD).is_none() {
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "virtio::tests::life::nothing_is_left_behind", "--test-threads=1"])
+            .env(CHILD, "1")
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        return;
+    }
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let mapped = || std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+    let live = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    let run = || {
+        let mut machine = Machine::started();
+        machine.controls.hold(true);
+        machine.send(0, b"in flight");
+    };
+    run();
+    let before = (open(), live());
+    let maps = mapped();
+    for _ in 0..200 {
+        run();
+    }
+    assert_eq!(open(), before.0);
+    eventually("threads are left", || live() == before.1);
+    // The allocator may keep a region or two.
+    assert!(mapped() <= maps + 4, "{} mappings, before {maps}", mapped());
+}
