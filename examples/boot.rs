@@ -136,7 +136,8 @@ fn size(text: &str) -> Result<u64, String> {
         Some((at, 'G' | 'g')) => (&text[..at], 30),
         _ => (text, 0),
     };
-    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is not a size like 512M or 2G"))?;
+    let number: u64 =
+        digits.parse().map_err(|_| format!("{text:?} is not a size like 512M or 2G"))?;
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is more than 64 bits can say"))
 }
 
@@ -190,7 +191,9 @@ fn status(error: &Error) -> u8 {
         Error::Config(_) => USAGE,
         Error::Boot(_) => BAD_PAYLOAD,
         Error::Accelerator(error) => match **error {
-            accel::Error::Unavailable { .. } | accel::Error::MissingCapability { .. } => NO_ACCELERATOR,
+            accel::Error::Unavailable { .. } | accel::Error::MissingCapability { .. } => {
+                NO_ACCELERATOR
+            }
             _ => ACCELERATOR_FAILED,
         },
         _ => HOST_REFUSED,

@@ -37,7 +37,9 @@ pub trait BusDevice: Send + Sync {
 #[non_exhaustive]
 pub enum Error {
     /// Another device has part of the range.
-    #[error("cannot put {device} at {start:#x}..={last:#x}: {other} has {other_start:#x}..={other_last:#x}")]
+    #[error(
+        "cannot put {device} at {start:#x}..={last:#x}: {other} has {other_start:#x}..={other_last:#x}"
+    )]
     Overlap {
         /// The device that was refused.
         device: String,
@@ -132,9 +134,7 @@ impl Bus {
             return false;
         };
         // `len` is at most 8, so `len - 1` added to an address below `last` cannot pass `u64::MAX` unseen.
-        addr >= start
-            && addr <= slot.last
-            && slot.last - addr >= (len as u64).saturating_sub(1)
+        addr >= start && addr <= slot.last && slot.last - addr >= (len as u64).saturating_sub(1)
     }
 }
 
@@ -257,10 +257,7 @@ mod tests {
             assert!(error.contains("second") && error.contains("first"), "{error}");
         }
         for (start, len) in [(0, 0), (u64::MAX, 2)] {
-            assert!(matches!(
-                bus.insert("odd", start, len, device()),
-                Err(Error::BadRange { .. })
-            ));
+            assert!(matches!(bus.insert("odd", start, len, device()), Err(Error::BadRange { .. })));
         }
         bus.insert("left", 0xff, 1, device()).unwrap();
         bus.insert("right", 0x110, 1, device()).unwrap();

@@ -1,4 +1,45 @@
 //! Virtual machines inside a program.
+//!
+//! hyperkit is a library that boots Linux: a program links it, describes a machine, and gets a handle. The
+//! processor comes from the host's accelerator; memory, boot, interrupt routing, devices and the host side of each
+//! device are the crate's own.
+//!
+//! ```
+//! use hyperkit::{Console, Kernel, RingBuffer, Vm};
+//!
+//! # fn boot() -> Result<(), hyperkit::Error> {
+//! let log = RingBuffer::new();
+//! let machine = Vm::builder()
+//!     .cpus(2)
+//!     .memory(1 << 30)
+//!     .kernel(Kernel::linux("vmlinuz").initrd("initrd.img").cmdline("console=ttyS0"))
+//!     .serial(Console::ring(log.clone()))
+//!     .build()?;                    // everything is checked and open, nothing runs
+//! let running = machine.start()?;   // a handle: pause, resume, power_button, stop
+//! println!("{}", running.wait()?);  // "the guest powered off"
+//! println!("{}", String::from_utf8_lossy(&log.contents()));
+//! # Ok(()) }
+//! # let error = boot().unwrap_err().to_string();
+//! # assert!(error.contains("vmlinuz"), "{error}");
+//! ```
+//!
+//! # The way through the crate
+//!
+//! * [`vm`]: the builder, the handle, and the threads between them.
+//! * [`vcpu`]: the exit loop. [`bus`]: from an address to a device.
+//! * [`accel`]: what the crate asks of a hypervisor, and the hypervisors.
+//! * [`boot`], [`arch`], [`memory`]: kernels, the tables they read, and the memory they are in.
+//! * [`device`]: what a machine has before virtio. [`console`]: where a console's bytes come from and go to.
+//! * [`virtio`]: the transport, the queues, and a folder for each device.
+//!
+//! Each of these is usable alone: a device needs guest memory and an interrupt line, not a machine.
+//!
+//! # What holds everywhere
+//!
+//! * The guest is hostile. Nothing it writes makes this crate panic, hang, or take memory without bound.
+//! * The process is yours. No signal handler is installed, no terminal changed, nothing printed and nothing exited,
+//!   unless you ask for it; messages go to the [`log`] facade.
+//! * A guest that sleeps costs nothing: there are no periodic timers and no polling.
 
 pub mod accel;
 pub mod arch;
@@ -10,3 +51,8 @@ pub mod memory;
 pub mod sys;
 pub mod vcpu;
 pub mod virtio;
+pub mod vm;
+
+pub use boot::Kernel;
+pub use console::{Console, Console as Serial, RingBuffer};
+pub use vm::{End, Error, OnReset, Running, Vm, VmBuilder};

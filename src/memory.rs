@@ -149,8 +149,10 @@ fn map(start: u64, len: u64, backing: Backing, huge: bool) -> Result<GuestRegion
     if huge {
         huge_pages(region.as_ptr(), bytes);
     }
-    GuestRegionMmap::new(region, GuestAddress(start))
-        .ok_or_else(|| Error::Size { size: len, why: "it passes the end of the address space".into() })
+    GuestRegionMmap::new(region, GuestAddress(start)).ok_or_else(|| Error::Size {
+        size: len,
+        why: "it passes the end of the address space".into(),
+    })
 }
 
 #[cfg(target_os = "linux")]
@@ -173,7 +175,8 @@ fn memfd(_len: u64) -> Result<std::fs::File, Error> {
 #[cfg(target_os = "linux")]
 fn huge_pages(host: *mut u8, len: usize) {
     // SAFETY: the range is a mapping that was just made; the advice changes no contents.
-    let advised = unsafe { rustix::mm::madvise(host.cast(), len, rustix::mm::Advice::LinuxHugepage) };
+    let advised =
+        unsafe { rustix::mm::madvise(host.cast(), len, rustix::mm::Advice::LinuxHugepage) };
     if let Err(error) = advised {
         log::debug!("no transparent huge pages for guest memory: {error}");
     }
@@ -198,8 +201,7 @@ mod tests {
     #[test]
     fn is_readable_writable_and_cleared() {
         for backing in [Backing::Anonymous, Backing::Memfd] {
-            let ram =
-                GuestRam::new(&[(0, 4 << 20), (1 << 32, 2 << 20)], backing, true).unwrap();
+            let ram = GuestRam::new(&[(0, 4 << 20), (1 << 32, 2 << 20)], backing, true).unwrap();
             assert_eq!(ram.size(), 6 << 20);
             for address in [GuestAddress(0x1234), GuestAddress((1 << 32) + 0x1f_fff0)] {
                 ram.memory().write_obj(0xdead_beef_u32, address).unwrap();

@@ -221,7 +221,9 @@ pub enum Error {
         reason: u64,
     },
     /// The accelerator gave up (KVM_EXIT_INTERNAL_ERROR).
-    #[error("the accelerator gave up on vCPU {vcpu} at RIP {rip:#x}, instruction bytes {bytes:02x?}: {reason}")]
+    #[error(
+        "the accelerator gave up on vCPU {vcpu} at RIP {rip:#x}, instruction bytes {bytes:02x?}: {reason}"
+    )]
     Internal {
         /// Which vCPU.
         vcpu: u32,

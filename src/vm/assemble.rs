@@ -49,7 +49,7 @@ pub(super) struct Machine<V: AccelVm> {
     cpus: u32,
     reboot: bool,
     /// Last, so that they close once no device can write to them any more.
-    consoles: Vec<OpenConsole>,
+    _consoles: Vec<OpenConsole>,
 }
 
 /// The line of a machine that has no interrupt controller: its guests poll.
@@ -228,7 +228,7 @@ impl<V: AccelVm> Machine<V> {
             },
             cpus: config.cpus,
             reboot: config.on_reset == OnReset::Reboot,
-            consoles,
+            _consoles: consoles,
             vm,
             ram,
         })

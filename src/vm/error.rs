@@ -37,7 +37,9 @@ pub enum Error {
         source: Arc<std::io::Error>,
     },
     /// A vCPU's thread panicked: a bug in this crate or in a device of the caller's.
-    #[error("a vCPU's thread panicked: a bug in hyperkit or in a device that was added to the machine")]
+    #[error(
+        "a vCPU's thread panicked: a bug in hyperkit or in a device that was added to the machine"
+    )]
     VcpuLost,
     /// The machine has ended, so it cannot do what was asked.
     #[error("the machine has ended")]

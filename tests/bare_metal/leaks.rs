@@ -74,7 +74,8 @@ fn two_hundred_machines_leave_nothing_behind() {
 
 #[test]
 fn machines_that_were_built_and_not_started_leave_nothing_behind() {
-    if !have_kvm() || !alone("leaks::machines_that_were_built_and_not_started_leave_nothing_behind") {
+    if !have_kvm() || !alone("leaks::machines_that_were_built_and_not_started_leave_nothing_behind")
+    {
         return;
     }
     let build = || drop(machine(reports()).0.rng(true).serial(Console::null()).build().unwrap());

@@ -151,13 +151,7 @@ fn a_reset_can_be_the_end() {
     }
 }
 
-guest!(
-    crashes,
-    "push 0",
-    "push 0",
-    "lidt [rsp]",
-    "ud2",
-);
+guest!(crashes, "push 0", "push 0", "lidt [rsp]", "ud2",);
 
 #[test]
 fn a_triple_fault_is_a_crash() {

@@ -40,8 +40,7 @@ pub(super) struct Kicks(Arc<Target>);
 impl Kicks {
     /// Lets the kick signal interrupt `KVM_RUN` on `vcpu`, which will run on the calling thread.
     pub fn on_this_thread(vcpu: &impl AsRawFd) -> Result<Self, Error> {
-        let failed =
-            |call, source| Error::Call { call, on: " on a vCPU's thread".into(), source };
+        let failed = |call, source| Error::Call { call, on: " on a vCPU's thread".into(), source };
         // SAFETY: the sets are plain memory that the calls initialise; they only change this thread's mask.
         let old = unsafe {
             let mut kick = MaybeUninit::uninit();

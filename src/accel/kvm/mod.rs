@@ -78,7 +78,8 @@ impl Kvm {
                 });
             }
         }
-        if let Some(&(_, capability)) = REQUIRED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
+        if let Some(&(_, capability)) = REQUIRED.iter().find(|(cap, _)| !kvm.check_extension(*cap))
+        {
             return Err(Error::MissingCapability {
                 accelerator: "KVM",
                 capability,

@@ -151,7 +151,8 @@ impl ExitHandler for Listener {
 
 pub(super) fn probe(kvm: &Kvm) -> Result<(), Error> {
     let unsupported = |error: &dyn std::fmt::Display| Error::Unsupported(error.to_string());
-    let ram = GuestRam::new(&[(0, 2 << 20)], Backing::Anonymous, false).map_err(|e| unsupported(&e))?;
+    let ram =
+        GuestRam::new(&[(0, 2 << 20)], Backing::Anonymous, false).map_err(|e| unsupported(&e))?;
     let (code, breakpoint) = code();
     write_tables(&ram, breakpoint).map_err(|e| unsupported(&e))?;
     ram.memory().write_slice(code, GuestAddress(CODE)).map_err(|e| unsupported(&e))?;
@@ -210,7 +211,10 @@ fn write_tables(ram: &GuestRam, breakpoint: u64) -> Result<(), vm_memory::GuestM
         put(descriptor, GDT + at)?;
     }
     let handler = CODE + breakpoint;
-    put(handler & 0xffff | 0x08 << 16 | 0x8e00 << 32 | (handler >> 16 & 0xffff) << 48, IDT + 3 * 16)?;
+    put(
+        handler & 0xffff | 0x08 << 16 | 0x8e00 << 32 | (handler >> 16 & 0xffff) << 48,
+        IDT + 3 * 16,
+    )?;
     put(handler >> 32, IDT + 3 * 16 + 8)
 }
 

@@ -9,9 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::vcpu::KvmVcpu;
 use super::{Kvm, call, x86_64};
-use crate::accel::{
-    AccelVm, Doorbells, Error, Interrupts, IrqLine, VcpuBinder, VmSpec,
-};
+use crate::accel::{AccelVm, Doorbells, Error, Interrupts, IrqLine, VcpuBinder, VmSpec};
 use crate::memory::GuestRam;
 use crate::sys::Notifier;
 

@@ -4,7 +4,7 @@
 //! read once, right after the vCPU or the VM was made, and written back at each reset.
 
 use kvm_bindings::*;
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 use crate::accel::Error;
 use crate::arch::CpuState;
@@ -33,6 +33,7 @@ const APIC_MODE_EXT_INT: u32 = 7 << 8;
 /// What is the same for every vCPU of a VM, and the power-on state of the VM's own chips.
 pub(super) struct Platform {
     cpuid: Vec<CpuidEntry>,
+    options: cpuid::Options,
     msrs: Vec<u32>,
     chips: Option<Chips>,
 }
@@ -54,6 +55,10 @@ impl Platform {
         let msrs = kvm.get_msr_index_list().map_err(call("KVM_GET_MSR_INDEX_LIST"))?;
         Ok(Self {
             cpuid: supported.as_slice().iter().map(from_kvm_cpuid).collect(),
+            options: cpuid::Options {
+                tsc_deadline: irqchip && kvm.check_extension(Cap::TscDeadlineTimer),
+                kernel_irqchip: irqchip,
+            },
             msrs: msrs.as_slice().to_vec(),
             chips,
         })
@@ -69,13 +74,11 @@ impl Platform {
 
     /// Gives a new vCPU its CPUID and boot-time MSRs, and remembers its state.
     pub fn prepare_vcpu(&self, fd: &VcpuFd, id: u32, cpus: u32) -> Result<Pristine, Error> {
-        let options = cpuid::Options { tsc_deadline: self.chips.is_some(), kernel_irqchip: self.chips.is_some() };
-        let entries: Vec<_> = cpuid::for_vcpu(&self.cpuid, id, cpus, options)
-            .iter()
-            .map(to_kvm_cpuid)
-            .collect();
-        let table = CpuId::from_entries(&entries)
-            .map_err(|error| Error::Unsupported(format!("the CPUID table is too long: {error:?}")))?;
+        let entries: Vec<_> =
+            cpuid::for_vcpu(&self.cpuid, id, cpus, self.options).iter().map(to_kvm_cpuid).collect();
+        let table = CpuId::from_entries(&entries).map_err(|error| {
+            Error::Unsupported(format!("the CPUID table is too long: {error:?}"))
+        })?;
         fd.set_cpuid2(&table).map_err(on_vcpu("KVM_SET_CPUID2", id))?;
         Pristine::save(fd, id, &self.msrs, self.chips.is_some())
     }
@@ -164,10 +167,8 @@ fn set_lvt(lapic: &mut kvm_lapic_state, register: usize, mode: u32) {
 /// Reads every MSR of `indices` that can be read. KVM stops at the first that cannot: it lists some that the
 /// processor does not have.
 fn read_msrs(fd: &VcpuFd, indices: &[u32]) -> Vec<kvm_msr_entry> {
-    let mut left: Vec<_> = indices
-        .iter()
-        .map(|&index| kvm_msr_entry { index, ..Default::default() })
-        .collect();
+    let mut left: Vec<_> =
+        indices.iter().map(|&index| kvm_msr_entry { index, ..Default::default() }).collect();
     let mut read = Vec::new();
     while !left.is_empty() {
         let chunk = left.len().min(KVM_MAX_MSR_ENTRIES);

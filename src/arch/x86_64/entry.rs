@@ -134,3 +134,124 @@ fn write(memory: &GuestMemoryMmap, at: u64, words: &[u64]) -> Result<(), GuestMe
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     memory.write_slice(&bytes, GuestAddress(at))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tables() -> GuestMemoryMmap {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        write_tables(&memory).unwrap();
+        memory
+    }
+
+    fn word(memory: &GuestMemoryMmap, at: u64) -> u64 {
+        memory.read_obj(GuestAddress(at)).unwrap()
+    }
+
+    /// Translates as the processor does with 4-level paging.
+    fn translate(memory: &GuestMemoryMmap, cr3: u64, address: u64) -> Option<u64> {
+        let mut table = cr3;
+        for shift in [39, 30, 21] {
+            let entry = word(memory, table + (address >> shift & 0x1ff) * 8);
+            if entry & 0b11 != 0b11 {
+                return None;
+            }
+            table = entry & 0x000f_ffff_ffff_f000;
+            if entry & 1 << 7 != 0 {
+                return Some(table + (address & ((1 << shift) - 1)));
+            }
+        }
+        panic!("{address:#x} is mapped by a small page");
+    }
+
+    #[test]
+    fn the_first_4_gib_are_mapped_to_themselves_and_nothing_else_is() {
+        let memory = tables();
+        let cr3 = CpuState::long_mode(0).system.cr3;
+        for address in
+            [0, 0x7000, 0x1f_ffff, 0x20_0000, 0x3fff_ffff, 0x4000_0000, 0xc000_0000, 0xffff_ffff]
+        {
+            assert_eq!(translate(&memory, cr3, address), Some(address));
+        }
+        for address in [1 << 32, 1 << 38, 1 << 39, 0xffff_8000_0000_0000, u64::MAX] {
+            assert_eq!(translate(&memory, cr3, address), None, "{address:#x}");
+        }
+    }
+
+    #[test]
+    fn the_tables_stay_in_their_places() {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        memory.write_slice(&[0xa5; 1 << 20], GuestAddress(0)).unwrap();
+        write_tables(&memory).unwrap();
+        let mut bytes = vec![0; 1 << 20];
+        memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+        let gdt = layout::GDT..layout::GDT + 48;
+        let pages = layout::PAGE_TABLES..layout::PAGE_TABLES_END;
+        for (at, byte) in (0..).zip(bytes) {
+            let free = !gdt.contains(&at) && !pages.contains(&at);
+            assert!(!free || byte == 0xa5, "{at:#x}");
+        }
+        assert!((pages.start..pages.end).contains(&CpuState::long_mode(0).system.cr3));
+        assert!(
+            layout::BOOT_STACK <= pages.start && layout::BOOT_STACK > layout::ZERO_PAGE + 0x1000
+        );
+    }
+
+    #[test]
+    fn the_hidden_parts_of_the_segments_are_what_the_table_says() {
+        let memory = tables();
+        for state in [CpuState::long_mode(0), CpuState::protected_mode(0)] {
+            let system = state.system;
+            assert_eq!((system.gdt.base, system.gdt.limit), (layout::GDT, 47));
+            assert_eq!(word(&memory, system.gdt.base), 0, "the null descriptor");
+            for segment in
+                [system.cs, system.ds, system.es, system.fs, system.gs, system.ss, system.tr]
+            {
+                let raw = word(&memory, system.gdt.base + u64::from(segment.selector));
+                let limit = (raw & 0xffff | raw >> 32 & 0xf_0000) as u32;
+                let whole = if raw & 1 << 55 != 0 { limit << 12 | 0xfff } else { limit };
+                assert_eq!((raw >> 40 & 0xf0ff) as u16, segment.access);
+                assert_eq!(whole, segment.limit);
+                assert_eq!((raw >> 16 & 0xff_ffff) | (raw >> 56) << 24, segment.base);
+            }
+        }
+        // As Linux's boot protocol has them: __BOOT_CS and __BOOT_DS.
+        assert_eq!(word(&memory, layout::GDT + 0x10), 0x00af_9b00_0000_ffff);
+        assert_eq!(word(&memory, layout::GDT + 0x18), 0x00cf_9300_0000_ffff);
+        let system = CpuState::long_mode(0).system;
+        assert_eq!((system.cs.selector, system.ds.selector), (0x10, 0x18));
+    }
+
+    #[test]
+    fn a_descriptor_holds_base_and_limit_where_the_processor_looks_for_them() {
+        let segment = Segment { base: 0x1234_5678, limit: 0x9_abcd, selector: 8, access: 0x409b };
+        assert_eq!(descriptor(&segment), 0x1249_9b34_5678_abcd);
+        let large = Segment { limit: 0x9abc_dfff, ..segment };
+        assert_eq!(descriptor(&Segment { access: 0xc09b, ..large }), 0x12c9_9b34_5678_abcd);
+    }
+
+    #[test]
+    fn each_mode_has_its_control_bits() {
+        let bits = |state: CpuState| {
+            let system = state.system;
+            (system.cr0 & 1, system.cr0 >> 31 & 1, system.cr4 >> 5 & 1, system.efer >> 8 & 0b101)
+        };
+        assert_eq!(bits(CpuState::real_mode(0)), (0, 0, 0, 0));
+        assert_eq!(bits(CpuState::protected_mode(0)), (1, 0, 0, 0));
+        assert_eq!(bits(CpuState::long_mode(0)), (1, 1, 1, 0b101));
+        for state in [CpuState::real_mode(9), CpuState::protected_mode(9), CpuState::long_mode(9)] {
+            assert_eq!((state.regs.rip, state.regs.rflags), (9, 2), "interrupts are off");
+        }
+    }
+
+    #[test]
+    fn states_that_need_no_tables_are_told_apart() {
+        assert!(!CpuState::real_mode(0).uses_boot_tables());
+        assert!(!CpuState::default().uses_boot_tables());
+        assert!(CpuState::protected_mode(0).uses_boot_tables());
+        let mut own_gdt = CpuState::long_mode(0);
+        own_gdt.system.gdt.base = 0x10_0000;
+        assert!(own_gdt.uses_boot_tables(), "it still has the page tables");
+    }
+}

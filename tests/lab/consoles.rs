@@ -1,0 +1,86 @@
+//! Consoles, both ways, as Linux drives them.
+
+use std::io::Write;
+
+use hyperkit::vm::{End, Vm};
+
+use super::session::*;
+
+/// Feeds `count` bytes to the guest and has it send them back; the sum of what it got, by its own reckoning.
+fn there_and_back(session: &mut Session, count: usize) {
+    session.wait_for(PROMPT);
+    let bytes: Vec<u8> = (0..count).map(|n| b'a' + (n % 26) as u8).collect();
+    let sum: u64 = bytes.iter().map(|&byte| u64::from(byte)).sum();
+    session.type_in(&format!(
+        "stty raw -echo; echo re\"\"ady; head -c {count} > /tmp/got; stty sane; echo got=$(wc -c < /tmp/got) \
+         sum=$(od -An -v -tu1 /tmp/got | awk '{{ for (i = 1; i <= NF; i++) s += $i }} END {{ print s }}').\n"
+    ));
+    session.wait_for("ready");
+    session.keyboard.write_all(&bytes).unwrap();
+    session.wait_for(&format!("got={count} sum={sum}."));
+    // And out, in one piece.
+    session.wait_for(PROMPT);
+    session.type_in("cat /tmp/got; echo; echo s\"\"ent\n");
+    session.wait_for("sent");
+    let text = session.screen.text();
+    let all = String::from_utf8(bytes).unwrap();
+    assert!(text.contains(&all), "bytes were lost on the way out");
+}
+
+#[test]
+fn a_serial_port_loses_nothing() {
+    if !in_lab() {
+        return;
+    }
+    let mut session =
+        Session::start(|builder| builder.kernel(Flavour::Cloud.kernel("console=ttyS0 quiet")));
+    there_and_back(&mut session, 20_000);
+    session.type_in("poweroff -f\n");
+    assert_eq!(session.end().unwrap(), End::PowerOff);
+}
+
+#[test]
+fn a_virtio_console_is_a_shell_and_loses_nothing() {
+    if !in_lab() {
+        return;
+    }
+    let (console, screen, keyboard) = console();
+    let vm = Vm::builder()
+        .console(console)
+        .kernel(Flavour::Cloud.kernel("console=hvc0 quiet"))
+        .build()
+        .unwrap()
+        .start()
+        .unwrap();
+    let mut session = Session::on(vm, screen, keyboard);
+    there_and_back(&mut session, 1 << 20);
+    session.type_in("poweroff -f\n");
+    assert_eq!(session.end().unwrap(), End::PowerOff);
+}
+
+#[test]
+fn four_serial_ports_work_side_by_side() {
+    if !in_lab() {
+        return;
+    }
+    let (others, screens): (Vec<_>, Vec<_>) = (0..3)
+        .map(|_| console())
+        .map(|(console, screen, keyboard)| (console, (screen, keyboard)))
+        .unzip();
+    let mut session = Session::start(|builder| {
+        let builder = builder.kernel(Flavour::Generic.kernel("console=ttyS0 quiet"));
+        others.into_iter().fold(builder, |builder, console| builder.serial(console))
+    });
+    session.wait_for(PROMPT);
+    for (n, (screen, keyboard)) in (1..).zip(&screens) {
+        session.type_in(&format!(
+            "stty -F /dev/ttyS{n} raw -echo; echo here is ttyS{n} > /dev/ttyS{n}; read -r line < /dev/ttyS{n}; \
+             echo \"ttyS{n} read $line.\"\n"
+        ));
+        screen.wait_for(&format!("here is ttyS{n}"), 0);
+        (&*keyboard).write_all(format!("word{n}\n").as_bytes()).unwrap();
+        session.wait_for(&format!("ttyS{n} read word{n}."));
+    }
+    session.type_in("poweroff -f\n");
+    assert_eq!(session.end().unwrap(), End::PowerOff);
+}

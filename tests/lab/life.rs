@@ -1,0 +1,117 @@
+//! How a Linux guest's life ends and begins again.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hyperkit::vm::{End, OnReset};
+
+use super::session::*;
+
+#[test]
+fn a_guest_reboots_in_place_every_way_it_knows() {
+    if !in_lab() {
+        return;
+    }
+    for way in ["", "reboot=pci", "reboot=kbd"] {
+        let mut session = Session::start(|builder| {
+            builder.cpus(2).kernel(Flavour::Cloud.kernel(&format!("console=ttyS0 quiet {way}")))
+        });
+        for _ in 0..2 {
+            session.wait_for(PROMPT);
+            assert_eq!(session.run("nproc"), "2\n");
+            session.type_in("reboot -f\n");
+        }
+        session.wait_for(PROMPT);
+        let uptime = session.run("cut -d. -f1 /proc/uptime");
+        assert!(uptime.trim().parse::<u64>().unwrap() < 120, "{uptime}");
+        session.type_in("poweroff -f\n");
+        assert_eq!(session.end().unwrap(), End::PowerOff, "with {way:?}");
+    }
+}
+
+#[test]
+fn a_reset_ends_the_machine_when_asked_to() {
+    if !in_lab() {
+        return;
+    }
+    let kernel = Flavour::Cloud.kernel(&scripted("console=ttyS0 quiet", "reboot -f"));
+    let session = Session::start(|builder| builder.kernel(kernel).on_reset(OnReset::End));
+    assert_eq!(session.end().unwrap(), End::Reset);
+}
+
+#[test]
+fn a_panic_ends_as_the_kernel_was_told() {
+    if !in_lab() {
+        return;
+    }
+    for (how, end) in [("panic=-1", End::Reset), ("panic=-1 reboot=triple", End::Crashed)] {
+        let cmdline = format!("console=ttyS0 quiet {how}");
+        let kernel = Flavour::Cloud.kernel(&scripted(&cmdline, "echo c > /proc/sysrq-trigger"));
+        let session = Session::start(|builder| builder.kernel(kernel).on_reset(OnReset::End));
+        assert_eq!(session.end().unwrap(), end, "with {how:?}");
+        assert!(session.screen.text().contains("Kernel panic"), "{}", session.screen.text());
+    }
+}
+
+#[test]
+fn the_power_button_shuts_the_guest_down() {
+    if !in_lab() {
+        return;
+    }
+    for flavour in [Flavour::Cloud, Flavour::Generic] {
+        let mut session =
+            Session::start(|builder| builder.kernel(flavour.kernel("console=ttyS0 quiet")));
+        session.wait_for(PROMPT);
+        session.vm.power_button();
+        assert_eq!(session.end().unwrap(), End::PowerOff);
+    }
+}
+
+#[test]
+fn a_paused_guest_stands_still_and_goes_on_without_complaint() {
+    if !in_lab() {
+        return;
+    }
+    let mut session = Session::start(|builder| {
+        builder.cpus(2).kernel(Flavour::Cloud.kernel("console=ttyS0 quiet"))
+    });
+    session.wait_for(PROMPT);
+    session.type_in("while sleep 0.1; do echo tick; done\n");
+    for _ in 0..3 {
+        session.wait_for("tick\r\n");
+        session.vm.pause().unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        let before = session.screen.text().len();
+        std::thread::sleep(Duration::from_secs(3));
+        assert_eq!(session.screen.text().len(), before);
+        session.vm.resume().unwrap();
+        session.wait_for("tick\r\n");
+    }
+    session.type_in("\x03");
+    session.wait_for(PROMPT);
+    let guest: f64 = session.run("date +%s").trim().parse().unwrap();
+    let host = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!((host - guest).abs() < 3.0, "the guest's clock is {} s behind", host - guest);
+    assert_eq!(
+        session.run("dmesg -r | grep '^<[0-4]>' | grep -iE 'lockup|stall|hung|unstable'"),
+        ""
+    );
+    session.type_in("poweroff -f\n");
+    assert_eq!(session.end().unwrap(), End::PowerOff);
+}
+
+#[test]
+fn a_guest_is_stopped_at_any_moment_of_its_boot() {
+    if !in_lab() {
+        return;
+    }
+    for moment in [0, 50, 200, 500, 1000, 2000, 4000] {
+        let session = Session::start(|builder| {
+            builder.cpus(2).kernel(Flavour::Cloud.kernel("console=ttyS0"))
+        });
+        std::thread::sleep(Duration::from_millis(moment));
+        let begun = Instant::now();
+        session.vm.stop();
+        assert!(begun.elapsed() < Duration::from_secs(10), "after {moment} ms");
+        assert_eq!(session.end().unwrap(), End::Stopped);
+    }
+}

@@ -1,0 +1,113 @@
+//! What a Linux guest sees of its machine.
+
+use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hyperkit::memory::Backing;
+use hyperkit::vm::{End, VmBuilder};
+use uuid::Uuid;
+
+use super::dmesg;
+use super::session::*;
+
+const UUID: Uuid = Uuid::from_u128(0x0123_4567_89ab_cdef_1122_3344_5566_7788);
+
+/// Prints `name=value` lines.
+const LOOK_AROUND: &str = r#"
+echo clock=$(date +%s)
+echo release=$(uname -r)
+echo cpus=$(nproc)
+echo memory=$(awk '/MemTotal/ {print $2}' /proc/meminfo)
+echo uuid=$(dmidecode -s system-uuid)
+echo rng=$(cat /sys/class/misc/hw_random/rng_current)
+echo random=$(dd if=/dev/hwrng bs=16 count=4 iflag=fullblock 2>/dev/null | wc -c)
+echo clocksource=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
+echo threads=$(cat /sys/devices/system/cpu/cpu0/topology/thread_siblings_list)
+echo said on hvc0 > /dev/hvc0
+"#;
+
+/// Boots, looks around, powers off, and checks what the guest saw.
+fn boot(flavour: Flavour, cpus: u32, memory: u64, change: impl FnOnce(VmBuilder) -> VmBuilder) {
+    let (hvc0, hvc0_screen, _keyboard) = console();
+    let script = format!("{LOOK_AROUND}{}", dmesg::SCRIPT);
+    let session = Session::start(|builder| {
+        let kernel = flavour.kernel(&scripted("console=ttyS0 quiet", &script));
+        change(builder.cpus(cpus).memory(memory).uuid(UUID).console(hvc0).kernel(kernel))
+    });
+    session.screen.wait_for("clock=", 0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    assert_eq!(session.end().unwrap(), End::PowerOff, "{}", session.screen.text());
+
+    let text = session.screen.text();
+    let seen: HashMap<_, _> =
+        text.lines().filter_map(|line| line.trim_end().split_once('=')).collect();
+    let number = |name: &str| -> f64 {
+        seen.get(name)
+            .and_then(|value| value.parse().ok())
+            .unwrap_or_else(|| panic!("{name}: {text}"))
+    };
+    let off = now - number("clock");
+    assert!((-0.5..2.0).contains(&off), "the guest's clock is {off} s behind");
+    assert!(!seen["release"].is_empty());
+    assert_eq!(number("cpus"), cpus.into());
+    let given = memory as f64 / 1024.0;
+    let found = number("memory");
+    assert!(found < given && found > given * 0.9 - 65536.0, "{found} KiB of {given}");
+    assert_eq!(seen["uuid"], UUID.to_string());
+    assert!(seen["rng"].starts_with("virtio_rng"), "{}", seen["rng"]);
+    assert_eq!(number("random"), 64.0);
+    assert_eq!(seen["clocksource"], "kvm-clock");
+    assert_eq!(seen["threads"], "0");
+    assert!(hvc0_screen.text().contains("said on hvc0"), "{:?}", hvc0_screen.text());
+    assert!(text.contains("hk-test: exit 0"), "{text}");
+    let complaints = dmesg::complaints(&text);
+    assert!(complaints.is_empty(), "the kernel complains:\n{}", complaints.join("\n"));
+}
+
+const SMALL: u64 = 256 << 20;
+const LARGE: u64 = 6 << 30;
+
+macro_rules! boots {
+    ($($name:ident: $flavour:ident, $cpus:literal, $memory:ident;)+) => {$(
+        #[test]
+        fn $name() {
+            if in_lab() {
+                boot(Flavour::$flavour, $cpus, $memory, |builder| builder);
+            }
+        }
+    )+};
+}
+
+boots! {
+    cloud_kernel_1_cpu_256_mib: Cloud, 1, SMALL;
+    cloud_kernel_2_cpus_256_mib: Cloud, 2, SMALL;
+    cloud_kernel_1_cpu_6_gib: Cloud, 1, LARGE;
+    cloud_kernel_2_cpus_6_gib: Cloud, 2, LARGE;
+    cloud_kernel_elf_1_cpu_256_mib: CloudElf, 1, SMALL;
+    cloud_kernel_elf_2_cpus_6_gib: CloudElf, 2, LARGE;
+    generic_kernel_1_cpu_256_mib: Generic, 1, SMALL;
+    generic_kernel_2_cpus_256_mib: Generic, 2, SMALL;
+    generic_kernel_1_cpu_6_gib: Generic, 1, LARGE;
+    generic_kernel_2_cpus_6_gib: Generic, 2, LARGE;
+}
+
+#[test]
+fn memory_in_a_memfd_and_in_huge_pages() {
+    if in_lab() {
+        boot(Flavour::Cloud, 1, SMALL, |builder| {
+            builder.memory_backing(Backing::Memfd).huge_pages(true)
+        });
+    }
+}
+
+#[test]
+fn virtio_devices_are_announced_on_the_command_line_when_asked() {
+    if !in_lab() {
+        return;
+    }
+    let kernel = Flavour::Cloud.kernel(&scripted("console=ttyS0 quiet", "cat /proc/cmdline"));
+    let session = Session::start(|builder| builder.kernel(kernel).virtio_on_cmdline(true));
+    assert_eq!(session.end().unwrap(), End::PowerOff);
+    let text = session.screen.text();
+    assert!(text.contains("virtio_mmio.device=0x200@0xd0000000:16"), "{text}");
+}

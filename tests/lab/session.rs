@@ -1,0 +1,160 @@
+//! A Linux guest that a test talks to over its console.
+
+use std::io::{PipeWriter, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use hyperkit::boot::Kernel;
+use hyperkit::console::Console;
+use hyperkit::vm::{End, Error, Running, Vm, VmBuilder};
+
+/// Long enough for a guest to boot where every instruction is emulated twice.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// What the shell of the initrd prompts with.
+pub const PROMPT: &str = "# ";
+
+/// Whether this is the lab; says that the test is skipped if not.
+pub fn in_lab() -> bool {
+    if std::env::var_os("HYPERKIT_LAB").is_some() {
+        return true;
+    }
+    eprintln!("skipped: not in the lab (cargo xtask lab)");
+    false
+}
+
+/// A kernel with the initrd that has its modules.
+#[derive(Clone, Copy, Debug)]
+pub enum Flavour {
+    /// Debian's kernel for virtual machines.
+    Cloud,
+    /// The same, unpacked.
+    CloudElf,
+    /// Debian's kernel for everything.
+    Generic,
+}
+
+impl Flavour {
+    pub fn kernel(self, cmdline: &str) -> Kernel {
+        let (kernel, initrd) = match self {
+            Self::Cloud => ("HK_KERNEL", "HK_INITRD"),
+            Self::CloudElf => ("HK_VMLINUX", "HK_INITRD"),
+            Self::Generic => ("HK_KERNEL_GENERIC", "HK_INITRD_GENERIC"),
+        };
+        let path = |name| PathBuf::from(std::env::var_os(name).expect(name));
+        Kernel::linux(path(kernel)).initrd(path(initrd)).cmdline(cmdline)
+    }
+}
+
+/// Runs `script` in the guest instead of its shell, then powers off.
+pub fn scripted(cmdline: &str, script: &str) -> String {
+    let script = base64::engine::general_purpose::STANDARD.encode(script);
+    format!("{cmdline} hk.run={script}")
+}
+
+/// Everything that came out of a console, and a way to wait for more.
+#[derive(Clone, Default)]
+pub struct Screen(Arc<(Mutex<Vec<u8>>, Condvar)>);
+
+impl Screen {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.0.lock().unwrap()).into_owned()
+    }
+
+    /// Waits until `wanted` appears behind byte `from`, and returns where it ends.
+    #[track_caller]
+    pub fn wait_for(&self, wanted: &str, from: usize) -> usize {
+        let deadline = Instant::now() + PATIENCE;
+        let mut bytes = self.0.0.lock().unwrap();
+        loop {
+            let found = bytes[from..].windows(wanted.len()).position(|at| at == wanted.as_bytes());
+            if let Some(at) = found {
+                return from + at + wanted.len();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(
+                left > Duration::ZERO,
+                "no {wanted:?} behind byte {from} of:\n{}",
+                String::from_utf8_lossy(&bytes)
+            );
+            bytes = self.0.1.wait_timeout(bytes, left).unwrap().0;
+        }
+    }
+}
+
+impl Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.0.lock().unwrap().extend_from_slice(bytes);
+        self.0.1.notify_all();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A console that is read and written by the test.
+pub fn console() -> (Console, Screen, PipeWriter) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let screen = Screen::default();
+    (Console::streams(reader, screen.clone()), screen, writer)
+}
+
+/// A running guest with a shell.
+pub struct Session {
+    pub vm: Running,
+    pub screen: Screen,
+    pub keyboard: PipeWriter,
+    /// How much of the screen has been looked at.
+    seen: usize,
+}
+
+impl Session {
+    /// Starts what `change` makes of a machine whose COM1 the session has.
+    pub fn start(change: impl FnOnce(VmBuilder) -> VmBuilder) -> Self {
+        let (console, screen, keyboard) = console();
+        let vm = change(Vm::builder().serial(console)).build().unwrap().start().unwrap();
+        Self::on(vm, screen, keyboard)
+    }
+
+    /// A session on a console that the test made itself.
+    pub fn on(vm: Running, screen: Screen, keyboard: PipeWriter) -> Self {
+        Self { vm, screen, keyboard, seen: 0 }
+    }
+
+    #[track_caller]
+    pub fn wait_for(&mut self, wanted: &str) {
+        self.seen = self.screen.wait_for(wanted, self.seen);
+    }
+
+    pub fn type_in(&mut self, text: &str) {
+        self.keyboard.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Runs a command in the guest's shell and returns what it printed.
+    #[track_caller]
+    pub fn run(&mut self, command: &str) -> String {
+        // The quotes keep the mark out of the echo of what is typed.
+        self.type_in(&format!("{command}; echo do\"\"ne=$?.\n"));
+        let begin = self.seen;
+        self.wait_for("done=");
+        self.wait_for(".");
+        let text = self.screen.text();
+        let output = text[begin..self.seen].replace("\r\n", "\n");
+        let output = output.rsplit_once("done=").map_or("", |parts| parts.0);
+        // Without the echo of the command.
+        output.split_once('\n').map_or("", |parts| parts.1).to_owned()
+    }
+
+    /// Why the machine ended, with the screen in the message if it does not.
+    #[track_caller]
+    pub fn end(&self) -> Result<End, Error> {
+        match self.vm.wait_timeout(PATIENCE) {
+            Some(end) => end,
+            None => panic!("the machine still runs; its console:\n{}", self.screen.text()),
+        }
+    }
+}
