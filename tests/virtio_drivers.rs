@@ -36,7 +36,7 @@ fn entropy() {
                 before.copy_from_slice(&bytes[..64]);
             }
         }
-        assert!(slot.line.edges() > 0 || !rng.ack_interrupt().is_empty());
+        assert!(slot.line.edges() > 0);
     });
 }
 
@@ -175,7 +175,7 @@ fn console_size() {
         host.port().resize(100, 40);
         let mut driver = ConsoleDriver::new(slot.transport()).unwrap();
         let end = Instant::now() + Duration::from_secs(20);
-        let mut wait = |driver: &ConsoleDriver, columns, rows| {
+        let wait = |driver: &ConsoleDriver, columns, rows| {
             while driver.size().unwrap() != Some(Size { columns, rows }) {
                 assert!(Instant::now() < end, "still {:?}", driver.size());
             }

@@ -121,14 +121,14 @@ pub trait VirtioDevice: Send {
         Ok(())
     }
 
-    /// The machine stops for a while. When this returns, nothing on the host reads or writes guest memory for this
+    /// The machine stops for a while, or the driver gives a queue up. When this returns, nothing on the host reads or writes guest memory for this
     /// device any more: what is in flight was waited for, and pushed.
     fn pause(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         let _ = cx;
         Ok(())
     }
 
-    /// The machine goes on. Kicks and host events of the meantime follow.
+    /// The machine goes on, maybe with fewer queues. Kicks and host events of the meantime follow.
     fn resume(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         let _ = cx;
         Ok(())
@@ -184,8 +184,8 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    /// Queue `index`, with the memory that its chains point into; `None` if the driver did not set it up or is not
-    /// there.
+    /// Queue `index`, with the memory that its chains point into; `None` if the driver did not set it up, has given
+    /// it up, or is not there.
     pub fn queue(&mut self, index: u16) -> Option<(&mut Queue, &'a GuestMemoryMmap)> {
         let queue = self.queues.get_mut(usize::from(index))?.as_mut()?;
         Some((queue, self.memory))

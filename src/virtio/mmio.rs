@@ -5,8 +5,8 @@
 //! share.
 //!
 //! The queues exist in here only as what the driver wrote about them. At DRIVER_OK they are made from that, checked,
-//! and moved to the device; nothing that is written here later can reach them. A reset waits until the device has
-//! let go of them.
+//! and moved to the device; nothing that is written here later can change them. A reset, and a driver that gives a
+//! single queue up, waits until the device has let go.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -169,7 +169,7 @@ impl MmioTransport {
             VIRTIO_MMIO_DRIVER_FEATURES => self.setup().set_driver_features(value),
             VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.setup().driver_features_select = value,
             VIRTIO_MMIO_QUEUE_SEL => self.setup().queue_select = value,
-            VIRTIO_MMIO_QUEUE_READY => self.setup().set_ready(value & 1 != 0),
+            VIRTIO_MMIO_QUEUE_READY => self.set_ready(value & 1 != 0),
             VIRTIO_MMIO_QUEUE_NUM => self.setup().lay_out(|queue| queue.size = value),
             _ => self.setup().lay_out(|queue| match register {
                 VIRTIO_MMIO_QUEUE_DESC_LOW => low(&mut queue.descriptors, value),
@@ -200,6 +200,13 @@ impl MmioTransport {
                     self.signals.needs_reset();
                 }
             },
+        }
+    }
+
+    fn set_ready(&self, ready: bool) {
+        let mut setup = self.setup();
+        if let Some(index) = setup.set_ready(ready) {
+            self.worker.take(index);
         }
     }
 

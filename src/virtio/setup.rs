@@ -123,11 +123,19 @@ impl Setup {
         }
     }
 
-    /// Makes the selected queue ready, or not ready, between FEATURES_OK and DRIVER_OK.
-    pub fn set_ready(&mut self, ready: bool) {
+    /// Makes the selected queue ready, or not ready, between FEATURES_OK and DRIVER_OK. Afterwards a queue can only be
+    /// given up (§4.2.2.2); this returns its index for the transport to take it away from the device.
+    #[must_use]
+    pub fn set_ready(&mut self, ready: bool) -> Option<usize> {
         if let Some(queue) = self.open_queue() {
             queue.ready = ready;
+            return None;
         }
+        let index = usize::try_from(self.queue_select).ok()?;
+        let queue = self.queues.get_mut(index)?;
+        let given_up = !ready && self.status & DRIVER_OK != 0 && queue.ready;
+        queue.ready &= !given_up;
+        given_up.then_some(index)
     }
 
     fn open_queue(&mut self) -> Option<&mut QueueSetup> {

@@ -37,6 +37,7 @@ pub(super) type Queues = Box<[Option<Queue>]>;
 
 enum Order {
     Activate { queues: Queues, features: u64 },
+    Take(usize, SyncSender<()>),
     Reset(SyncSender<()>),
     Pause(SyncSender<()>),
     Resume(SyncSender<()>),
@@ -106,6 +107,11 @@ impl Worker {
     /// Takes the queues away; returns once nothing touches guest memory for the device any more.
     pub fn reset(&self) {
         self.call(Order::Reset);
+    }
+
+    /// Takes one queue away; returns once nothing touches guest memory for it any more.
+    pub fn take(&self, index: usize) {
+        self.call(|done| Order::Take(index, done));
     }
 
     /// Returns once the device is quiet.
@@ -261,6 +267,10 @@ impl Loop {
                     self.waiting = Some((queues, features));
                     self.activate();
                 }
+                Ok(Order::Take(index, done)) => {
+                    self.take(index);
+                    let _ = done.send(());
+                }
                 Ok(Order::Reset(done)) => {
                     self.reset();
                     let _ = done.send(());
@@ -304,6 +314,24 @@ impl Loop {
             // Chains may be waiting whose kick went to nobody.
             self.ready.fill(true);
             self.call(|device, cx| device.activate(features, cx));
+        }
+    }
+
+    fn take(&mut self, index: usize) {
+        if let Some(queue) = self.waiting.as_mut().and_then(|(queues, _)| queues.get_mut(index)) {
+            *queue = None;
+            return;
+        }
+        // A device that is paused already has nothing in flight.
+        let running = self.active && !self.paused;
+        if running {
+            self.call(|device, cx| device.pause(cx));
+        }
+        if let Some(queue) = self.queues.get_mut(index) {
+            *queue = None;
+        }
+        if running && self.active {
+            self.call(|device, cx| device.resume(cx));
         }
     }
 

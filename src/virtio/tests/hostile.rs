@@ -250,9 +250,9 @@ fn registers_are_hammered_while_the_device_works() {
                 let offset = random.below(0x1f8);
                 let value = random.next().to_le_bytes();
                 let width = 1 << random.below(4);
-                // The device status, the interrupt status, and the word to which the device answers with an error:
-                // beside anything else a driver can get its work done.
-                let disturbs = matches!(offset, 0x5d..=0x73 | 0xfd..=0x107);
+                // QueueReady, the device status, the interrupt status, and the word to which the device answers with
+                // an error: beside anything else a driver can get its work done.
+                let disturbs = matches!(offset, 0x44 | 0x5d..=0x73 | 0xfd..=0x107);
                 if resets || !disturbs {
                     let _ = transport.write(offset, &value[..width]);
                 }

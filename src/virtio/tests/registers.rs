@@ -139,9 +139,49 @@ fn queues_are_laid_out_between_features_ok_and_driver_ok() {
     guest.write(VIRTIO_MMIO_QUEUE_READY, 0);
     assert_eq!(ready(guest), 0);
     machine.check_after_reset();
+    assert_eq!(ready(&machine.guest), 1);
+}
+
+/// §4.2.2.2: a driver stops using a queue with a zero in QueueReady, and reads it back to be sure.
+#[test]
+fn a_live_queue_can_be_given_up() {
+    for paused in [false, true] {
+        let mut machine = Machine::started();
+        machine.controls.hold(true);
+        machine.send(0, b"in flight");
+        eventually("not taken", || machine.controls.held.load(Ordering::SeqCst) == 1);
+        machine.controls.hold(false);
+        if paused {
+            machine.guest.transport.pause();
+        }
+        machine.guest.write(VIRTIO_MMIO_QUEUE_SEL, 0);
+        machine.guest.write(VIRTIO_MMIO_QUEUE_READY, 0);
+        assert_eq!(machine.guest.read(VIRTIO_MMIO_QUEUE_READY), 0);
+        assert!(machine.rings[0].used().is_some(), "what was in flight is finished");
+        machine.guest.write(VIRTIO_MMIO_QUEUE_READY, 1);
+        assert_eq!(machine.guest.read(VIRTIO_MMIO_QUEUE_READY), 0, "it does not come back");
+        machine.guest.transport.resume();
+        machine.send(0, b"nobody there");
+        machine.guest.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+        machine.check(1, b"but here");
+        assert_eq!(machine.rings[0].used(), None);
+        assert_eq!(machine.guest.status() & NEEDS_RESET, 0);
+        machine.check_after_reset();
+    }
+}
+
+#[test]
+fn a_queue_can_be_given_up_before_the_device_has_it() {
+    let mut machine = Machine::new();
+    machine.guest.transport.pause();
+    machine.start(0);
+    machine.send(0, b"nobody there");
     machine.guest.write(VIRTIO_MMIO_QUEUE_SEL, 0);
     machine.guest.write(VIRTIO_MMIO_QUEUE_READY, 0);
-    assert_eq!(ready(&machine.guest), 1, "after DRIVER_OK");
+    machine.guest.transport.resume();
+    machine.check(1, b"but here");
+    assert_eq!(machine.rings[0].used(), None);
+    machine.check_after_reset();
 }
 
 /// CVE-2026-5747's class: what is written after DRIVER_OK reaches nothing.
