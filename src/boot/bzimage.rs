@@ -156,7 +156,10 @@ impl BzImage {
 
         let alignment = u64::from(header.kernel_alignment.get());
         let start = header.pref_address.get();
-        if !alignment.is_power_of_two() || start % alignment != 0 || start < layout::HIGH_RAM {
+        if !alignment.is_power_of_two()
+            || !start.is_multiple_of(alignment)
+            || start < layout::HIGH_RAM
+        {
             return Err(source
                 .corrupt(format!("it asks for address {start:#x}, aligned to {alignment:#x}")));
         }

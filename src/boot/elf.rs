@@ -17,6 +17,7 @@ use crate::arch::x86_64::layout;
 pub(super) const MAGIC: &[u8] = b"\x7fELF";
 const CLASS_32: u8 = 1;
 const CLASS_64: u8 = 2;
+const LITTLE_ENDIAN: u8 = 1;
 const BIG_ENDIAN: u8 = 2;
 const ET_EXEC: u16 = 2;
 const ET_DYN: u16 = 3;
@@ -166,8 +167,9 @@ fn read_headers(source: &Source) -> Result<(FileHeader, Vec<Segment>), Error> {
     source.reaches("the ELF header", FILE_HEADER_LEN as u64)?;
     let header = FileHeader::read_from_bytes(&start)
         .map_err(|_| source.corrupt("its ELF header has no known form"))?;
-    if header.class != CLASS_64 {
-        return Err(source.corrupt(format!("its ELF class is {}", header.class)));
+    if (header.class, header.data) != (CLASS_64, LITTLE_ENDIAN) {
+        let (class, data) = (header.class, header.data);
+        return Err(source.corrupt(format!("it is of ELF class {class} with data encoding {data}")));
     }
     match header.machine.get() {
         EM_X86_64 => {}

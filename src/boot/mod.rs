@@ -14,7 +14,9 @@ mod file;
 #[cfg(target_arch = "x86_64")]
 mod load;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use error::Error;
 
@@ -43,11 +45,11 @@ pub struct Kernel {
 #[derive(Debug, Clone)]
 enum Code {
     Linux(PathBuf),
-    Flat(Flat),
+    Flat(Arc<Flat>),
 }
 
 /// Bare code, and the state it is entered in.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Flat {
     bytes: Vec<u8>,
     address: u64,
@@ -65,7 +67,7 @@ impl Kernel {
     /// [`CpuState::real_mode`] or [`CpuState::long_mode`].
     pub fn flat(code: impl Into<Vec<u8>>, address: u64, state: CpuState) -> Self {
         Self {
-            code: Code::Flat(Flat { bytes: code.into(), address, state }),
+            code: Code::Flat(Arc::new(Flat { bytes: code.into(), address, state })),
             initrd: None,
             cmdline: String::new(),
         }
@@ -94,7 +96,7 @@ impl Kernel {
             Code::Flat(_) if !self.cmdline.is_empty() => {
                 return Err(Error::CodeTakesNo { what: "command line" });
             }
-            Code::Flat(flat) => (Image::Flat(flat.clone()), None),
+            Code::Flat(flat) => (Image::Flat(Arc::clone(flat)), None),
         };
         let payload = Payload { image, initrd, cmdline: self.cmdline.clone() };
         payload.check_cmdline(&self.cmdline)?;
@@ -148,7 +150,7 @@ pub struct Payload {
 enum Image {
     BzImage(BzImage),
     Elf(Elf),
-    Flat(Flat),
+    Flat(Arc<Flat>),
 }
 
 /// What the machine tells a kernel at each load.
@@ -276,9 +278,17 @@ fn place_flat(flat: &Flat, ram_size: u64) -> Result<(), Error> {
     let Some(end) = address.checked_add(len).filter(|&end| in_ram(end)) else {
         return refuse(format!("the machine has no memory there, of {ram_size:#x} bytes in all"));
     };
+    let overlaps = |range: &Range<u64>| address < range.end && end > range.start;
+    let legacy = layout::EBDA..layout::HIGH_RAM;
+    if overlaps(&legacy) {
+        return refuse(format!("{legacy:#x?} is for the machine's own tables"));
+    }
     let tables = layout::GDT..layout::PAGE_TABLES_END;
-    if flat.state.uses_boot_tables() && address < tables.end && end > tables.start {
-        return refuse(format!("descriptor and page tables go to {tables:#x?}"));
+    if flat.state.uses_boot_tables() && overlaps(&tables) {
+        return refuse(format!("{tables:#x?} is for descriptors, stack and page tables"));
     }
     Ok(())
 }
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests;
