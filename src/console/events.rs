@@ -16,7 +16,7 @@ use super::stream::Feed;
 /// How long the last output may take while the host side takes it.
 pub(super) const FLUSH_TIME: Duration = Duration::from_secs(1);
 /// How long a host side may take nothing before it is given up.
-pub(super) const FLUSH_STALL: Duration = Duration::from_millis(200);
+pub(super) const FLUSH_STALL: Duration = Duration::from_millis(400);
 
 pub(super) struct EventLoop {
     pub shared: Arc<Shared>,
@@ -39,16 +39,11 @@ impl EventLoop {
     /// Waits for something to do, and does it. Tells whether output was written, so that more is likely.
     fn turn(&mut self, linger: bool) -> bool {
         let again = self.shared.call_if_due();
-        let mut room = self.shared.input_room();
         for feed in &self.feeds {
-            if room > 0 {
-                let bytes = feed.take(room);
-                room -= bytes.len();
-                self.shared.push_input(&bytes);
-            }
+            self.shared.push_input(&feed.take(self.shared.input_room()));
         }
-
-        let sources = if room > 0 { self.sources.len() } else { 0 };
+        // Asked again, because that is what makes the port call back once there is room.
+        let sources = if self.shared.input_room() > 0 { self.sources.len() } else { 0 };
         let pending: Vec<usize> =
             (0..self.sinks.len()).filter(|&at| self.sinks[at].queue().is_ready(linger)).collect();
         let mut fds = vec![PollFd::new(&self.waker, PollFlags::IN)];

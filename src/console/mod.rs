@@ -31,6 +31,8 @@ mod port;
 mod queue;
 mod ring;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io::{self, Read, Write};

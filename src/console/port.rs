@@ -83,6 +83,11 @@ impl Port {
         count
     }
 
+    /// How many bytes from the host wait for the guest.
+    pub fn waiting(&self) -> usize {
+        self.0.input().bytes.len()
+    }
+
     /// Calls `call` whenever input has arrived, on the console's thread; and once now, on this one, if there is some
     /// already. `call` must not block: the console rests meanwhile.
     pub fn on_input(&self, call: impl Fn() + Send + Sync + 'static) {

@@ -59,7 +59,7 @@ impl Queue {
     #[inline]
     pub fn push(&self, bytes: &[u8]) -> usize {
         let mut state = self.state();
-        if state.dead {
+        if state.dead || state.closed {
             return bytes.len();
         }
         let fit = bytes.len().min(CAPACITY - state.bytes.len());
@@ -125,7 +125,7 @@ impl Queue {
         !state.dead && !state.bytes.is_empty()
     }
 
-    /// Lets the consumer's thread end once it has written what is there.
+    /// Takes nothing more, and lets the consumer's thread end once it has written what is there.
     pub fn close(&self) {
         self.state().closed = true;
         self.wake();

@@ -113,10 +113,10 @@ impl Writer {
             let mut buffer = [0; 4096];
             while ours.wait() {
                 let count = ours.peek(&mut buffer);
-                let written = output.write_all(&buffer[..count]).and_then(|()| output.flush());
-                ours.consume(count);
-                if written.is_err() {
-                    ours.kill();
+                match output.write(&buffer[..count]).and_then(|n| output.flush().map(|()| n)) {
+                    Ok(count) if count > 0 => ours.consume(count),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    _ => ours.kill(),
                 }
             }
         })?;

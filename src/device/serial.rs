@@ -245,3 +245,6 @@ impl BusDevice for Serial {
         *self.uart() = Uart::new(self.port.clone(), self.irq.clone());
     }
 }
+
+#[cfg(test)]
+mod tests;

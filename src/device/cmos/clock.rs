@@ -239,7 +239,7 @@ impl Chip {
     }
 
     fn encode(&self, value: u8) -> u8 {
-        if self.b & B_BINARY != 0 { value } else { (value / 10) << 4 | value % 10 }
+        if self.b & B_BINARY != 0 { value } else { ((value / 10) << 4) + value % 10 }
     }
 
     /// 0 to 99.
@@ -252,7 +252,7 @@ impl Chip {
         if self.b & B_24_HOURS != 0 {
             return self.encode(hour);
         }
-        let twelve = if hour % 12 == 0 { 12 } else { hour % 12 };
+        let twelve = (hour + 11) % 12 + 1;
         self.encode(twelve) | if hour >= 12 { PM } else { 0 }
     }
 

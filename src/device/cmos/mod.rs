@@ -195,3 +195,6 @@ fn describe_memory(chip: &mut Chip, ram: u64) {
     chip.preset(0x34, &word(low.saturating_sub(16 << 20) >> 16));
     chip.preset(0x5b, &(high >> 16).min(0xff_ffff).to_le_bytes()[..3]);
 }
+
+#[cfg(test)]
+mod tests;
