@@ -40,9 +40,7 @@ console=${consoles##* }
 exec <>"/dev/$console" >&0 2>&1
 stty -echo
 # A shell on a terminal of unknown size asks it for one, with an escape sequence.
-if [ "$(stty size)" = "0 0" ]; then
-    stty cols "${size%x*}" rows "${size#*x}"
-fi
+stty size >/dev/null 2>&1 || stty cols "${size%x*}" rows "${size#*x}"
 
 # The power button: /etc/acpi/PWRF/00000080.
 [ -e /dev/input/event0 ] && acpid

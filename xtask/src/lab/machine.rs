@@ -18,8 +18,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// The last line is for speed: the less a kernel patches and protects its own code and clears pages,
+/// the less QEMU has to translate again.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 oops=panic reboot=t tsc=reliable \
-    mitigations=off nokaslr random.trust_cpu=on cryptomgr.notests";
+    random.trust_cpu=on cryptomgr.notests \
+    mitigations=off noreplace-smp rodata=off init_on_alloc=0";
 
 /// A running QEMU; dropping it kills it.
 pub struct Machine {
@@ -58,11 +61,12 @@ impl Machine {
 
         let mut command = Command::new(qemu);
         command.args(["-M", "q35,hpet=off,vmport=off", "-accel", "tcg,thread=multi"]);
-        command.args(["-cpu", "max,+svm,+npt"]);
+        command.args(["-cpu", "max,+svm,+npt,-la57"]);
         command.args(["-smp", &options.smp.to_string(), "-m", &options.memory.to_string()]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         command.arg("-kernel").arg(&guest.generic.vmlinux).arg("-initrd").arg(&initramfs);
-        command.args(["-append", CMDLINE]);
+        command
+            .args(["-append", &(CMDLINE.to_owned() + &std::env::var("XCMD").unwrap_or_default())]);
         command.arg("-serial").arg(with_path("file:", &console, ""));
         command.args(["-device", "virtio-serial-pci,max_ports=2"]);
         command.args(["-chardev", &format!("socket,id=wire,fd={}", far.as_raw_fd())]);
