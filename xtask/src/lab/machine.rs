@@ -65,8 +65,7 @@ impl Machine {
         command.args(["-smp", &options.smp.to_string(), "-m", &options.memory.to_string()]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         command.arg("-kernel").arg(&guest.generic.vmlinux).arg("-initrd").arg(&initramfs);
-        command
-            .args(["-append", &(CMDLINE.to_owned() + &std::env::var("XCMD").unwrap_or_default())]);
+        command.args(["-append", CMDLINE]);
         command.arg("-serial").arg(with_path("file:", &console, ""));
         command.args(["-device", "virtio-serial-pci,max_ports=2"]);
         command.args(["-chardev", &format!("socket,id=wire,fd={}", far.as_raw_fd())]);
