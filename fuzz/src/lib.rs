@@ -1,0 +1,18 @@
+//! What the fuzz targets do with their bytes.
+//!
+//! Bytes are a sequence of operations (see [`ops`]), carried out one after the other on a device, or a file and what is
+//! done with it. A target fails by a panic, by not coming back, by memory that grows, or because
+//! the device, once it is reset, does not do one good request: whatever a guest has done before, a reset mends it.
+//!
+//! All of this is apart from libFuzzer, so that an ordinary test can feed it the corpus (`tests/corpus.rs`), and the
+//! seeds of the corpus are written as operations rather than bytes ([`seeds`]).
+
+pub mod chipset;
+pub mod device;
+pub mod kernel;
+pub mod ops;
+pub mod queue;
+pub mod ring;
+pub mod seeds;
+pub mod serial;
+pub mod virtio_mmio;

@@ -1,0 +1,443 @@
+//! The corpus: for each target a few inputs, each of which gets somewhere that chance is slow to find.
+//!
+//! `cargo run --example seeds` in this folder writes them to `corpus/`; a test compares the two.
+
+use crate::ops::{Encode, unparse};
+use crate::{chipset, kernel, queue, serial, virtio_mmio};
+
+/// An input: its target, its name, its bytes.
+pub type Seed = (&'static str, &'static str, Vec<u8>);
+
+/// All of them.
+pub fn all() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    seeds.extend(virtio_mmio());
+    for target in ["queue_rng", "queue_console"] {
+        seeds.extend(queue(target));
+    }
+    seeds.extend(serial());
+    seeds.extend(chipset());
+    seeds.extend(kernel());
+    seeds
+}
+
+fn seeds<H: Encode, O: Encode>(
+    target: &'static str,
+    seeds: impl IntoIterator<Item = (&'static str, H, Vec<O>)>,
+) -> impl Iterator<Item = Seed> {
+    seeds.into_iter().map(move |(name, head, ops)| (target, name, unparse(&head, &ops)))
+}
+
+fn virtio_mmio() -> impl Iterator<Item = Seed> {
+    use virtio_mmio::{Head, Op};
+    let [rng, console] = [0, 1].map(|device| Head { device });
+    let start = |queue| {
+        vec![
+            Op::Negotiate { features: 0b111 },
+            Op::Queue { queue: 0, size: 8, place: 0 },
+            Op::Queue { queue, size: 8, place: 0 },
+            Op::Go {},
+        ]
+    };
+    let request = |queue, len| {
+        [
+            Op::Request { queue, place: 0, len },
+            Op::Register { number: 6, value: u32::from(queue) },
+            Op::Owner { what: 2 },
+        ]
+    };
+    let chain = |parts: &[&[Op]]| parts.concat();
+    seeds(
+        "virtio_mmio",
+        [
+            ("rng-request", rng, chain(&[&start(0), &request(0, 65)])),
+            ("console-output", console, chain(&[&start(1), &request(1, 64)])),
+            ("console-input-buffer", console, chain(&[&start(1), &request(0, 65)])),
+            (
+                "paused-kick-reset",
+                rng,
+                chain(&[
+                    &start(0),
+                    &[Op::Owner { what: 0 }],
+                    &request(0, 65)[..2],
+                    &[Op::Register { number: 8, value: 0 }, Op::Owner { what: 1 }],
+                    &start(0),
+                    &request(0, 65),
+                ]),
+            ),
+            (
+                "queue-moves-under-way",
+                rng,
+                chain(&[
+                    &start(0),
+                    &[Op::Queue { queue: 0, size: 16, place: 1 }, Op::Kick { queue: 0 }],
+                    &request(0, 33),
+                    &[Op::Owner { what: 3 }],
+                    &start(0),
+                ]),
+            ),
+            (
+                "queue-nowhere",
+                console,
+                vec![
+                    Op::Negotiate { features: 0b1001 },
+                    Op::Queue { queue: 0, size: 64, place: 4 },
+                    Op::Queue { queue: 1, size: 64, place: 3 },
+                    Op::Go {},
+                    Op::Read { offset: 0x70, len: 3 },
+                    Op::Register { number: 8, value: 0x4f },
+                    Op::Kick { queue: 1 },
+                ],
+            ),
+            (
+                "odd-accesses",
+                console,
+                vec![
+                    Op::Read { offset: 0x100, len: 0 },
+                    Op::Read { offset: 0x104, len: 7 },
+                    Op::Write { offset: 0x70, len: 1, value: 1 },
+                    Op::Write { offset: 0x71, len: 3, value: 1 },
+                    Op::Write { offset: 0x70, len: 7, value: 1 },
+                    Op::Write { offset: 0x108, len: 3, value: u64::from(u32::MAX) },
+                    Op::Read { offset: 0x1ff, len: 7 },
+                    Op::Poke { at: 0x2_0000, len: 7, value: u64::MAX },
+                ],
+            ),
+        ],
+    )
+}
+
+fn queue(target: &'static str) -> impl Iterator<Item = Seed> {
+    use queue::{Head, Op};
+    let plain = Head { features: 0, size: 3, typed: 0 };
+    let all = Head { features: 7, size: 6, typed: 3 };
+    let chain =
+        |queue, split, len, how| Op::Chain { queue, head: 0, count: 3, split, len, place: 0, how };
+    let describe = |table, index, flags, next| Op::Describe {
+        table,
+        index,
+        place: 0,
+        offset: 0,
+        len: 64,
+        wide: 0,
+        flags,
+        next,
+    };
+    let (kick, settle) = (|queue| Op::Kick { queue }, Op::Settle {});
+    seeds(
+        target,
+        [
+            ("input", plain, vec![chain(0, 0, 100, 0), kick(0), settle]),
+            ("output", plain, vec![chain(1, 3, 100, 0), kick(1), settle]),
+            (
+                "indirect",
+                all,
+                vec![chain(0, 0, 4096, 1), kick(0), settle, chain(1, 2, 9, 1), kick(1)],
+            ),
+            (
+                "one-after-the-other",
+                all,
+                vec![
+                    Op::Notifications { queue: 0, flags: 1, used_event: 1 },
+                    chain(0, 0, 10, 0),
+                    kick(0),
+                    chain(0, 0, 20, 0),
+                    Op::Notifications { queue: 0, flags: 0, used_event: 2 },
+                    kick(0),
+                    settle,
+                ],
+            ),
+            (
+                "loop",
+                plain,
+                vec![
+                    describe(0, 0, 3, 1),
+                    describe(0, 1, 3, 0),
+                    Op::Offer { queue: 0, head: 0 },
+                    kick(0),
+                    settle,
+                    Op::Mend { features: 3 },
+                    chain(0, 0, 16, 0),
+                    kick(0),
+                ],
+            ),
+            (
+                "indirect-in-indirect",
+                all,
+                vec![
+                    describe(2, 0, 4, 0),
+                    Op::Describe {
+                        table: 0,
+                        index: 0,
+                        place: 4,
+                        offset: 0,
+                        len: 16,
+                        wide: 0,
+                        flags: 4,
+                        next: 0,
+                    },
+                    Op::Offer { queue: 0, head: 0 },
+                    kick(0),
+                    settle,
+                    Op::Mend { features: 7 },
+                ],
+            ),
+            (
+                "twice-in-flight-and-jump",
+                plain,
+                vec![
+                    chain(0, 0, 64, 0),
+                    Op::Offer { queue: 0, head: 0 },
+                    Op::Slot { queue: 0, slot: 2, head: 7 },
+                    kick(0),
+                    settle,
+                    Op::Index { queue: 0, index: 0x8000 },
+                    kick(0),
+                    settle,
+                    Op::Restart { features: 1 },
+                    chain(0, 0, 64, 0),
+                    kick(0),
+                ],
+            ),
+            (
+                "around-the-ends-of-memory",
+                plain,
+                vec![
+                    Op::Describe {
+                        table: 0,
+                        index: 0,
+                        place: 5,
+                        offset: 0x7ff0,
+                        len: 32,
+                        wide: 0,
+                        flags: 2,
+                        next: 0,
+                    },
+                    Op::Offer { queue: 0, head: 0 },
+                    kick(0),
+                    settle,
+                    Op::Mend { features: 0 },
+                    Op::Describe {
+                        table: 0,
+                        index: 1,
+                        place: 10,
+                        offset: 0x7fff,
+                        len: 0xffff,
+                        wide: 16,
+                        flags: 2,
+                        next: 0,
+                    },
+                    Op::Offer { queue: 0, head: 1 },
+                    kick(0),
+                ],
+            ),
+            (
+                "buffer-over-the-rings",
+                plain,
+                vec![
+                    Op::Chain {
+                        queue: 0,
+                        head: 0,
+                        count: 1,
+                        split: 0,
+                        len: 0x3000,
+                        place: 2,
+                        how: 0,
+                    },
+                    kick(0),
+                    settle,
+                    Op::Poke { place: 2, offset: 0x1002, len: 1, value: 9 },
+                    kick(0),
+                ],
+            ),
+        ],
+    )
+}
+
+fn serial() -> impl Iterator<Item = Seed> {
+    use serial::{Head, Op};
+    let [alone, typed] = [0, 1].map(|keyboard| Head { keyboard });
+    let out = |offset, value| Op::Write { offset, len: 0, value };
+    let read = |offset| Op::Read { offset, len: 0 };
+    seeds(
+        "serial",
+        [
+            (
+                "output",
+                alone,
+                vec![
+                    out(3, 0x80),
+                    out(0, 1),
+                    out(1, 0),
+                    out(3, 3),
+                    out(2, 7),
+                    out(4, 0xb),
+                    out(1, 2),
+                    out(0, 0x68),
+                    read(2),
+                    read(5),
+                    out(0, 0x69),
+                ],
+            ),
+            (
+                "interrupts",
+                typed,
+                vec![
+                    Op::Type { count: 200, first: 0 },
+                    out(4, 0xb),
+                    out(1, 1),
+                    read(2),
+                    read(5),
+                    read(0),
+                    read(0),
+                    read(2),
+                    out(1, 0),
+                    out(1, 1),
+                ],
+            ),
+            (
+                "loopback-and-rts",
+                typed,
+                vec![
+                    Op::Type { count: 3, first: 0x41 },
+                    out(1, 1),
+                    out(4, 0x1b),
+                    out(0, 0x55),
+                    read(5),
+                    read(0),
+                    out(4, 0x9),
+                    Op::Type { count: 70, first: 0x61 },
+                    out(4, 0xb),
+                    read(0),
+                    Op::Reset {},
+                    read(0),
+                ],
+            ),
+            ("polling", typed, [vec![Op::Type { count: 9, first: 1 }], vec![read(5); 20]].concat()),
+            (
+                "wide-accesses",
+                typed,
+                vec![
+                    Op::Write { offset: 0, len: 7, value: 0x1b03_0741 },
+                    Op::Read { offset: 0, len: 7 },
+                    Op::Read { offset: 6, len: 3 },
+                    Op::Write { offset: 9, len: 3, value: 0 },
+                ],
+            ),
+        ],
+    )
+}
+
+fn chipset() -> impl Iterator<Item = Seed> {
+    use chipset::{Head, Op};
+    let now = Head { memory: 512, time: 1_800_000_000 };
+    let [cmos, _, reset, acpi] = [0, 1, 2, 3_u8];
+    let outw = |offset, value| Op::Write { device: acpi, offset, len: 1, value };
+    let set = |index, value| Op::WriteClock { index, value };
+    seeds(
+        "chipset",
+        [
+            (
+                "alarm",
+                now,
+                vec![
+                    set(0x1, 0xff),
+                    set(0x3, 0xc0),
+                    set(0x5, 0x23),
+                    set(0xb, 0x32),
+                    Op::Pass { nanos: 61_000_000_000 },
+                    Op::ReadClock { index: 0xc },
+                    set(0xb, 0x12),
+                    Op::Pass { nanos: 1_000_000_000 },
+                    Op::ReadClock { index: 0xc },
+                ],
+            ),
+            (
+                "set-the-date",
+                now,
+                vec![
+                    set(0xb, 0x82),
+                    set(0x7, 0x31),
+                    set(0x8, 0x2),
+                    set(0x9, 0xff),
+                    set(0x32, 0x99),
+                    set(0x4, 0x8c),
+                    set(0xa, 0x76),
+                    set(0xb, 0x00),
+                    Op::Pass { nanos: 500_000_000 },
+                    set(0xa, 0x26),
+                    Op::ReadClock { index: 0x7 },
+                ],
+            ),
+            (
+                "ends-of-time",
+                Head { memory: u16::MAX, time: i64::MIN as u64 + 1 },
+                vec![
+                    set(0xb, 0x22),
+                    Op::SetHost { seconds: i64::MAX as u64 },
+                    Op::ReadClock { index: 0x32 },
+                    Op::Pass { nanos: i64::MIN as u64 },
+                    Op::ReadClock { index: 0xa },
+                    Op::Read { device: acpi, offset: 8, len: 3 },
+                ],
+            ),
+            (
+                "power-button",
+                now,
+                vec![
+                    outw(2, 0x120),
+                    Op::Press {},
+                    Op::Read { device: acpi, offset: 0, len: 7 },
+                    outw(0, 0x100),
+                    Op::Press {},
+                    Op::Reset { device: acpi },
+                    outw(4, 0x3401),
+                ],
+            ),
+            (
+                "resets",
+                now,
+                vec![
+                    Op::Write { device: 1, offset: 0, len: 0, value: 0xfe },
+                    Op::Write { device: reset, offset: 0, len: 3, value: 0xe },
+                    Op::Read { device: cmos, offset: 0, len: 7 },
+                    Op::Read { device: 1, offset: 1, len: 7 },
+                ],
+            ),
+        ],
+    )
+}
+
+fn kernel() -> impl Iterator<Item = Seed> {
+    use kernel::{Head, Op};
+    let head = |kind, memory, initrd| Head { kind, memory, cmdline: 40, initrd };
+    let field = |at, len, value| Op::Field { at, len, value };
+    // In the second program header: `p_paddr`, `p_filesz`, `p_memsz`.
+    let (address, in_file, in_memory) = (56 + 24, 56 + 32, 56 + 40);
+    let raw = |name, bytes: &[u8]| {
+        let mut input = unparse(&head(0, 2, 0), &[] as &[Op]);
+        input.extend(bytes);
+        ("kernel", name, input)
+    };
+    seeds(
+        "kernel",
+        [
+            ("bzimage", head(1, 2, 3), vec![]),
+            ("vmlinux", head(2, 2, 3), vec![]),
+            ("vmlinux-pvh", head(3, 5, 3), vec![]),
+            ("bzimage-too-large", head(1, 1, 1), vec![field(0x6f, 3, 0x3000_0000)]),
+            ("bzimage-truncated", head(1, 2, 0), vec![Op::Cut { len: 0x500 }]),
+            ("bzimage-low", head(1, 2, 0), vec![field(0x67, 7, 0xe_0000)]),
+            ("vmlinux-over-the-tables", head(2, 2, 0), vec![field(address, 7, 0xf_0000)]),
+            ("vmlinux-over-itself", head(2, 2, 255), vec![field(address, 7, 0x100_0010)]),
+            ("vmlinux-at-the-end", head(2, 2, 9), vec![field(address, 7, 0x3ff_fff0)]),
+            (
+                "vmlinux-larger-than-memory",
+                head(3, 4, 9),
+                vec![field(in_file, 7, u64::MAX), field(in_memory, 7, u64::MAX)],
+            ),
+            ("vmlinux-for-arm", head(2, 2, 0), vec![Op::Patch { at: 18, len: 1, value: 183 }]),
+        ],
+    )
+    .chain([raw("gzip", b"\x1f\x8b\x08"), raw("nothing", b"")])
+}
