@@ -7,7 +7,9 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 
 use super::super::layout;
-use super::{Config, Error, SLEEP_TYPE_S5, table};
+use super::{Config, Error, table};
+use crate::device::acpi_pm::AcpiPm;
+use crate::device::cmos::Cmos;
 
 /// A virtio device with memory-mapped registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,17 +44,18 @@ pub(super) fn build(config: &Config) -> Result<Sdt, Error> {
             add(&mut devices, &format!("COM{n}"), &EISAName::new("PNP0501"), n, &[&resources]);
         }
     }
-    let clock = resources(&[&io(layout::CMOS_PORT, 2), &edge(layout::RTC_GSI)]);
+    let clock = resources(&[&io(layout::CMOS_PORT, Cmos::PORTS as u8), &edge(layout::RTC_GSI)]);
     add(&mut devices, "RTC_", &EISAName::new("PNP0B00"), 0, &[&clock]);
     // Ports that the FADT names, so that no guest gives them to anything else.
-    let fixed = resources(&[&io(layout::ACPI_PM_PORT, 12), &io(layout::RESET_PORT, 1)]);
+    let fixed =
+        resources(&[&io(layout::ACPI_PM_PORT, AcpiPm::PORTS as u8), &io(layout::RESET_PORT, 1)]);
     add(&mut devices, "MBRD", &EISAName::new("PNP0C02"), 0, &[&fixed]);
     for (n, device) in (0..).zip(&config.virtio_mmio) {
         add_virtio(&mut devices, n, device)?;
     }
 
     let mut body = Scope::raw("_SB_".into(), devices);
-    let off = Package::new(vec![&SLEEP_TYPE_S5, &0_u8, &0_u8, &0_u8]);
+    let off = Package::new(vec![&AcpiPm::SLEEP_TYPE_S5, &0_u8, &0_u8, &0_u8]);
     Name::new("_S5_".into(), &off).to_aml_bytes(&mut body);
     Ok(table(b"DSDT", 2, &body))
 }

@@ -18,6 +18,9 @@ use acpi_tables::xsdt::XSDT;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use super::layout;
+use crate::device::acpi_pm::AcpiPm;
+use crate::device::cmos::Cmos;
+use crate::device::reset::ResetControl;
 
 pub use dsdt::VirtioMmio;
 
@@ -26,11 +29,6 @@ const OEM_TABLE_ID: [u8; 8] = *b"HYPERKIT";
 const OEM_REVISION: u32 = 1;
 /// Every table starts at a multiple of this. Only the FACS has to.
 const ALIGNMENT: usize = 64;
-
-/// The sleep type that, written to the PM1 control register with SLP_EN, turns the machine off.
-pub const SLEEP_TYPE_S5: u8 = 5;
-/// Written to [`layout::RESET_PORT`], resets the machine.
-pub const RESET_VALUE: u8 = 6;
 
 // FADT, table 5.10 ("IA-PC Boot Architecture Flags").
 const BOOT_ARCH_LEGACY_DEVICES: u16 = 1 << 0;
@@ -154,7 +152,8 @@ fn fadt(dsdt: u64) -> FADT {
         GAS::new(AddressSpace::SystemIo, bits, 0, access, port.into())
     };
     let pm1_event = u32::from(layout::ACPI_PM_PORT);
-    let (pm1_control, pm_timer) = (pm1_event + 4, pm1_event + 8);
+    let pm1_control = pm1_event + u32::from(AcpiPm::CONTROL_OFFSET);
+    let pm_timer = pm1_event + u32::from(AcpiPm::TIMER_OFFSET);
 
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .preferred_pm_profile(PmProfile::Unspecified)
@@ -171,8 +170,8 @@ fn fadt(dsdt: u64) -> FADT {
     fadt.fadt_minor_version = 4;
     // Below 4 GiB, as `layout` has them.
     (fadt.dsdt, fadt.x_dsdt) = ((dsdt as u32).into(), dsdt.into());
-    (fadt.firmware_ctrl, fadt.x_firmware_ctrl) =
-        ((layout::FACS as u32).into(), layout::FACS.into());
+    // The FACS is the exception: a guest that is told of it twice takes it for two.
+    fadt.firmware_ctrl = (layout::FACS as u32).into();
     fadt.sci_int = (layout::SCI_GSI as u16).into();
 
     fadt.pm1a_evt_blk = pm1_event.into();
@@ -190,7 +189,8 @@ fn fadt(dsdt: u64) -> FADT {
     fadt.p_lvl3_lat = 0xfff.into();
     fadt.iapc_boot_arch = (BOOT_ARCH_LEGACY_DEVICES | BOOT_ARCH_NO_VGA).into();
     fadt.reset_reg = io(8, AccessSize::ByteAccess, layout::RESET_PORT.into());
-    fadt.reset_value = RESET_VALUE;
+    fadt.reset_value = ResetControl::RESET_VALUE;
+    fadt.century = Cmos::CENTURY;
     fadt.finalize()
 }
 

@@ -39,7 +39,7 @@ impl Found {
         let mut tables: Vec<_> =
             xsdt[36..].chunks(8).map(|at| u64_at(at, 0)).map(|at| (at, whole(at))).collect();
         let fadt = tables.iter().find(|table| table.1.starts_with(b"FACP")).unwrap().1.clone();
-        for at in [u64_at(&fadt, 140), u64_at(&fadt, 132)] {
+        for at in [u64_at(&fadt, 140), u32_at(&fadt, 36).into()] {
             tables.push((at, whole(at)));
         }
         tables.push((u64_at(&root, 24), xsdt));
@@ -137,6 +137,7 @@ fn the_fadt_describes_the_fixed_hardware() {
     assert_eq!((u32_at(fadt, 64), fadt[89]), (0x604, 2), "PM1a control");
     assert_eq!((u32_at(fadt, 76), fadt[91]), (0x608, 4), "PM timer");
     assert!(u16_at(fadt, 96) > 100 && u16_at(fadt, 98) > 1000, "no C2, no C3");
+    assert_eq!(fadt[106..109], [0, 0, 0x32], "alarms within a day; the CMOS clock has a century");
     // Legacy devices, no VGA; there is a CMOS clock, but no keyboard controller to be probed.
     assert_eq!(u16_at(fadt, 109), 0b101);
     // WBINVD, C1, no sleep button, no fixed RTC wake-up, 32-bit timer, reset register, headless; neither
@@ -145,8 +146,8 @@ fn the_fadt_describes_the_fixed_hardware() {
     let register = |at: usize| (fadt[at], fadt[at + 1], u64_at(fadt, at + 4));
     assert_eq!((register(116), fadt[128]), ((1, 8, 0xcf9), 6), "reset");
 
-    // The 64-bit fields say the same as the 32-bit ones.
-    assert_eq!(u64_at(fadt, 132), u64::from(u32_at(fadt, 36)));
+    // The 64-bit fields say the same as the 32-bit ones, or nothing.
+    assert_eq!(u64_at(fadt, 132), 0);
     assert_eq!(u64_at(fadt, 140), u64::from(u32_at(fadt, 40)));
     assert_eq!(register(148), (1, 32, 0x600));
     assert_eq!(register(172), (1, 16, 0x604));
