@@ -7,10 +7,15 @@
 //! The same executable is also the first process of the lab's machine (see [`lab`]): it recognises
 //! that by being process 1.
 
+mod bench;
+mod boot;
+mod cargo;
+mod fuzz;
 mod guest;
 mod host;
 mod lab;
 mod packages;
+mod test;
 
 use std::process::ExitCode;
 
@@ -19,7 +24,11 @@ type Verb = fn(lexopt::Parser) -> anyhow::Result<u8>;
 
 const VERBS: &[(&str, &str, Verb)] = &[
     ("guest", "fetch stock Debian kernels and build initrds for them", guest::main),
+    ("boot", "boot such a kernel to a shell on this terminal", boot::main),
     ("lab", "run a command in a Linux machine that has a working /dev/kvm", lab::main),
+    ("test", "run every test there is", test::main),
+    ("bench", "run the benches, on this machine and in the lab", bench::main),
+    ("fuzz", "run the fuzz targets for a while", fuzz::main),
 ];
 
 fn usage() -> String {

@@ -18,7 +18,8 @@ mod terminal;
 mod wire;
 
 pub use init::main as init;
-pub use run::{Lab, Options};
+pub use run::{Lab, Options, is_of_xtask};
+pub use terminal::window;
 
 use anyhow::{Context, Result, ensure};
 use lexopt::prelude::*;

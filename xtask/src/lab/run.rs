@@ -111,7 +111,8 @@ impl Lab {
     }
 
     fn job(&self, command: &[OsString]) -> Result<Job> {
-        let mut environment: Vec<_> = std::env::vars_os().filter(|(name, _)| !ours(name)).collect();
+        let mut environment: Vec<_> =
+            std::env::vars_os().filter(|(name, _)| !is_of_xtask(name)).collect();
         let files = self.guest.variables();
         let files = files.map(|(name, path)| (format!("HK_{name}").into(), path.into()));
         let fixed =
@@ -186,7 +187,7 @@ impl Lab {
 }
 
 /// Variables that cargo sets for xtask, and that would mislead another program.
-fn ours(name: &OsStr) -> bool {
+pub fn is_of_xtask(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     let prefixes = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
     name == "CARGO_PRIMARY_PACKAGE" || prefixes.iter().any(|prefix| name.starts_with(prefix))
