@@ -143,8 +143,8 @@ impl Sink {
                 count > 0
             }
             Err(Errno::INTR | Errno::AGAIN) => false,
-            Err(_) => {
-                self.queue.kill();
+            Err(error) => {
+                self.queue.fail(&error.into());
                 false
             }
         }

@@ -23,7 +23,7 @@ use crate::sys;
 use crate::sys::terminal::{self, RawTerminal};
 
 /// Longest wait for the event loop: its last output, and a callback that may be under way.
-const CLOSE_TIME: Duration = FLUSH_TIME.saturating_add(Duration::from_secs(1));
+pub(super) const CLOSE_TIME: Duration = FLUSH_TIME.saturating_add(Duration::from_secs(1));
 
 /// A console at work. Closing or dropping it writes what the guest wrote last and ends its threads, in bounded time.
 pub struct OpenConsole {
@@ -130,6 +130,7 @@ impl OpenConsole {
 
 impl Drop for OpenConsole {
     fn drop(&mut self) {
+        let deadline = Instant::now() + FLUSH_TIME;
         self.waker.close();
         for writer in &self.writers {
             writer.close();
@@ -138,7 +139,7 @@ impl Drop for OpenConsole {
         if let Some(events) = self.events.take() {
             join_within(events, CLOSE_TIME);
         }
-        self.writers.drain(..).for_each(Writer::join);
+        self.writers.drain(..).for_each(|writer| writer.join(deadline));
         // Only now: the last output belongs on the screen as it is.
         self.raw = None;
     }

@@ -5,6 +5,7 @@
 //! a consumer that is awake, a byte costs a lock and a store, no system call.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -129,6 +130,14 @@ impl Queue {
     pub fn close(&self) {
         self.state().closed = true;
         self.wake();
+    }
+
+    /// The host side has failed, and gets nothing more.
+    pub fn fail(&self, error: &io::Error) {
+        log::warn!(
+            "a host side of a console gets no more output, because writing to it failed: {error}"
+        );
+        self.kill();
     }
 
     /// The host side takes nothing any more: forgets what is there, and loses what comes.

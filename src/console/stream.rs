@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::events::{FLUSH_STALL, FLUSH_TIME};
+use super::events::FLUSH_STALL;
 use super::port::Waker;
 use super::queue::Queue;
 use crate::sys;
@@ -116,7 +116,8 @@ impl Writer {
                 match output.write(&buffer[..count]).and_then(|n| output.flush().map(|()| n)) {
                     Ok(count) if count > 0 => ours.consume(count),
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    _ => ours.kill(),
+                    Ok(_) => ours.fail(&ErrorKind::WriteZero.into()),
+                    Err(error) => ours.fail(&error),
                 }
             }
         })?;
@@ -128,9 +129,9 @@ impl Writer {
         self.queue.close();
     }
 
-    /// Waits until it has, as long as the caller's `Write` takes bytes. Leaves one behind that does not.
-    pub fn join(self) {
-        let deadline = Instant::now() + FLUSH_TIME;
+    /// Waits until it has, as long as the caller's `Write` takes bytes, but not past `deadline`. Leaves a thread
+    /// behind that is still writing then.
+    pub fn join(self, deadline: Instant) {
         let (mut left, mut progress) = (self.queue.len(), Instant::now());
         while !self.thread.is_finished() {
             let now = Instant::now();
