@@ -53,10 +53,11 @@ impl<'a> Cursor<'a> {
 
     /// Cuts off what lies behind the next `at` bytes.
     fn split_off(&mut self, at: usize) -> Option<Self> {
-        let rest = self.left.checked_sub(at)?;
+        if at > self.left {
+            return None;
+        }
         let mut tail = self.clone();
         tail.skip(at);
-        tail.left = rest;
         self.left = at;
         Some(tail)
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -200,6 +201,20 @@ impl Guest {
             assert!(self.line.wait(seen, left), "no answer on queue {}", ring.index);
             self.write(VIRTIO_MMIO_INTERRUPT_ACK, self.read(VIRTIO_MMIO_INTERRUPT_STATUS));
         }
+    }
+
+    /// Returns once every queue that was kicked has had a turn (one: a turn that was cut may go on after this).
+    pub fn settle(&self) {
+        for queue in 0..self.transport.queue_count() {
+            let Some(doorbell) = self.transport.doorbell(queue) else { continue };
+            // The device's thread clears the doorbell, and gives the turn before it takes the next order.
+            let mut fds = [PollFd::new(doorbell, PollFlags::IN)];
+            while poll(&mut fds, Some(&Timespec::default())).unwrap() > 0 {
+                std::thread::yield_now();
+            }
+        }
+        self.transport.pause();
+        self.transport.resume();
     }
 
     /// Waits until the device status has all of `bits`.

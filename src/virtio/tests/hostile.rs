@@ -143,9 +143,8 @@ fn rings_of_noise() {
             guest.write(VIRTIO_MMIO_QUEUE_NOTIFY, 1);
         }
         // The device answers whatever it made of that.
-        guest.transport.pause();
+        guest.settle();
         broken += u32::from(guest.status() & NEEDS_RESET != 0);
-        guest.transport.resume();
         if round % 10 == 0 {
             machine.check_after_reset();
         }
@@ -199,8 +198,7 @@ fn a_broken_ring_needs_a_reset() {
             machine.rings[0].used();
             machine.send(1, b"anybody?");
             machine.guest.write(VIRTIO_MMIO_QUEUE_NOTIFY, 1);
-            machine.guest.transport.pause();
-            machine.guest.transport.resume();
+            machine.guest.settle();
             assert_eq!(machine.rings[1].used(), None, "{what}");
             machine.check_after_reset();
         }
@@ -230,8 +228,7 @@ fn rings_over_each_other() {
             machine.guest.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
             machine.guest.write(VIRTIO_MMIO_QUEUE_NOTIFY, 1);
         }
-        machine.guest.transport.pause();
-        machine.guest.transport.resume();
+        machine.guest.settle();
     }
     machine.check_after_reset();
 }
