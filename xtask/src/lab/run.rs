@@ -15,10 +15,15 @@ use std::process::Command;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How long a machine may take until its first process says hello, attempt by attempt. It takes two
-/// or three seconds; the rest is for a host that is busy with other things.
-const START: [Duration; 3] =
-    [Duration::from_secs(30), Duration::from_secs(60), Duration::from_secs(120)];
+/// How many machines are tried until one starts.
+const ATTEMPTS: u32 = 3;
+
+/// A machine that starts takes some three seconds of a processor, which on a busy host may take long
+/// to come by. One that has used this much without a word is going round in circles …
+const CIRCLES: u64 = 30_00;
+
+/// … and one that has used next to nothing for this long is waiting for something that never comes.
+const STALL: Duration = Duration::from_secs(30);
 
 /// A machine that says nothing for so long, not even that it is alive, is hung.
 const SILENCE: Duration = Duration::from_secs(120);
@@ -91,23 +96,18 @@ impl Lab {
         let dir = host::target("lab")?.join(format!("run-{}", std::process::id()));
         fs::create_dir_all(&dir)?;
         let folder = Folder(dir);
-        for limit in START {
+        for _ in 0..ATTEMPTS {
             let machine = Machine::start(&self.options, &self.guest, &folder.0, &job.writable)?;
             let link = Link::new(&machine, &folder.0)?;
-            let why = match link.frames.recv_timeout(limit) {
-                Ok((Kind::Hello, _)) => {
-                    let done = self.converse(&job, &machine, &link, sink);
-                    self.keep_log(&machine)?;
-                    return done;
-                }
-                Ok((kind, _)) => format!("it began with {kind:?}"),
-                Err(RecvTimeoutError::Timeout) => format!("it was not up after {limit:?}"),
-                Err(RecvTimeoutError::Disconnected) => "it died while starting".to_owned(),
+            let Err(why) = greeting(&machine, &link) else {
+                let done = self.converse(&job, &machine, &link, sink);
+                self.keep_log(&machine)?;
+                return done;
             };
             self.keep_log(&machine)?;
             eprint!("xtask lab: trying another machine: {why}\n{}", tail(&machine.log()));
         }
-        bail!("the lab's machine did not start in {} attempts", START.len())
+        bail!("the lab's machine did not start in {ATTEMPTS} attempts")
     }
 
     fn job(&self, command: &[OsString]) -> Result<Job> {
@@ -183,6 +183,29 @@ impl Lab {
     fn keep_log(&self, machine: &Machine) -> Result<()> {
         let Some(path) = &self.options.log else { return Ok(()) };
         fs::write(path, machine.log()).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// Waits for the machine's first process to say hello.
+fn greeting(machine: &Machine, link: &Link) -> Result<(), String> {
+    let (mut before, mut since) = (0, Instant::now());
+    loop {
+        match link.frames.recv_timeout(Duration::from_secs(1)) {
+            Ok((Kind::Hello, _)) => return Ok(()),
+            Ok((kind, _)) => return Err(format!("it began with {kind:?}")),
+            Err(RecvTimeoutError::Disconnected) => return Err("it died while starting".to_owned()),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let used = machine.used();
+        if used > CIRCLES {
+            return Err("it goes round in circles".to_owned());
+        }
+        if used > before + 10 {
+            (before, since) = (used, Instant::now());
+        }
+        if since.elapsed() > STALL {
+            return Err("it has come to a stop".to_owned());
+        }
     }
 }
 
