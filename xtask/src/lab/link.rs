@@ -11,11 +11,28 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A folder that goes when it is dropped.
+/// A run's own folder, which goes when it is dropped.
 pub struct Folder(pub PathBuf);
+
+impl Folder {
+    /// Makes one in `dir`, and removes those of processes that were killed.
+    pub fn new(dir: &Path) -> Result<Folder> {
+        for entry in fs::read_dir(dir)?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let process = name.strip_prefix("run-").and_then(|id| id.parse::<u32>().ok());
+            if process.is_some_and(|id| !Path::new("/proc").join(id.to_string()).exists()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        let folder = dir.join(format!("run-{}", std::process::id()));
+        fs::create_dir_all(&folder)?;
+        Ok(Folder(folder))
+    }
+}
 
 impl Drop for Folder {
     fn drop(&mut self) {
@@ -28,6 +45,8 @@ pub struct Link {
     wire: Arc<Mutex<UnixStream>>,
     pub frames: Receiver<(Kind, Vec<u8>)>,
     signals: Handle,
+    /// A signal has come, and ends this process any moment.
+    ending: Arc<AtomicBool>,
 }
 
 impl Link {
@@ -39,14 +58,23 @@ impl Link {
             wire: Arc::clone(&wire),
             frames: listen(machine.wire.try_clone()?),
             signals: signals.handle(),
+            ending: Arc::new(AtomicBool::new(false)),
         };
         let (killer, folder) = (machine.killer(), folder.to_path_buf());
-        std::thread::spawn(move || obey(signals, &killer, &folder, &wire));
+        let ending = Arc::clone(&link.ending);
+        std::thread::spawn(move || obey(signals, &killer, &folder, &wire, &ending));
         Ok(link)
     }
 
     pub fn send(&self, kind: Kind, bytes: &[u8]) -> io::Result<()> {
         send(&self.wire, kind, bytes)
+    }
+
+    /// Waits for the end of this process if it is the reason why the machine has gone.
+    pub fn end_if_ending(&self) {
+        while self.ending.load(Ordering::SeqCst) {
+            std::thread::park();
+        }
     }
 
     /// Passes standard input on, to its end.
@@ -88,7 +116,13 @@ fn listen(mut wire: UnixStream) -> Receiver<(Kind, Vec<u8>)> {
     frames
 }
 
-fn obey(mut signals: Signals, killer: &Killer, folder: &Path, wire: &Mutex<UnixStream>) {
+fn obey(
+    mut signals: Signals,
+    killer: &Killer,
+    folder: &Path,
+    wire: &Mutex<UnixStream>,
+    ending: &AtomicBool,
+) {
     for signal in &mut signals {
         if signal == SIGWINCH {
             if let Some(window) = terminal::window() {
@@ -96,6 +130,7 @@ fn obey(mut signals: Signals, killer: &Killer, folder: &Path, wire: &Mutex<UnixS
             }
             continue;
         }
+        ending.store(true, Ordering::SeqCst);
         killer.kill();
         terminal::restore();
         let _ = fs::remove_dir_all(folder);

@@ -93,9 +93,7 @@ impl Lab {
             return Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(255));
         }
         let job = self.job(command)?;
-        let dir = host::target("lab")?.join(format!("run-{}", std::process::id()));
-        fs::create_dir_all(&dir)?;
-        let folder = Folder(dir);
+        let folder = Folder::new(&host::target("lab")?)?;
         for _ in 0..ATTEMPTS {
             let machine = Machine::start(&self.options, &self.guest, &folder.0, &job.writable)?;
             let link = Link::new(&machine, &folder.0)?;
@@ -166,6 +164,7 @@ impl Lab {
                 }
                 Err(RecvTimeoutError::Timeout) if heard.elapsed() < SILENCE => {}
                 Err(error) => {
+                    link.end_if_ending();
                     drop(raw);
                     let hung = error == RecvTimeoutError::Timeout;
                     return Err(broken(if hung { "is hung" } else { "has died" }, machine));
@@ -193,7 +192,10 @@ fn greeting(machine: &Machine, link: &Link) -> Result<(), String> {
         match link.frames.recv_timeout(Duration::from_secs(1)) {
             Ok((Kind::Hello, _)) => return Ok(()),
             Ok((kind, _)) => return Err(format!("it began with {kind:?}")),
-            Err(RecvTimeoutError::Disconnected) => return Err("it died while starting".to_owned()),
+            Err(RecvTimeoutError::Disconnected) => {
+                link.end_if_ending();
+                return Err("it died while starting".to_owned());
+            }
             Err(RecvTimeoutError::Timeout) => {}
         }
         let used = machine.used();
