@@ -52,7 +52,8 @@ impl Payload {
             Image::BzImage(kernel) => {
                 let at = Some(GuestAddress(kernel.start));
                 let header = run::<loader::BzImage>(memory, at, kernel.image(), &kernel.source)?;
-                boot.linux(header.unwrap_or_default(), kernel.entry())
+                let header = header.ok_or_else(|| kernel.source.load_error("no setup header"))?;
+                boot.linux(header, kernel.entry())
             }
             Image::Elf(kernel) => {
                 run::<loader::Elf>(memory, None, kernel.image(), &kernel.source)?;

@@ -169,6 +169,13 @@ fn memory_is_kept_free_for_what_the_kernel_unpacks() {
 }
 
 #[test]
+fn a_kernel_needs_no_less_than_its_own_length() {
+    let payload = Files::new().kernel(&with(0x260, &[0; 4])).open().unwrap();
+    payload.check(START + KERNEL_LEN as u64, "").unwrap();
+    assert!(payload.check(START + KERNEL_LEN as u64 - 1, "").is_err());
+}
+
+#[test]
 fn a_kernel_that_asks_for_memory_no_machine_has_is_told_apart() {
     for start in [layout::HOLE_START, 1 << 32, 1 << 52] {
         let payload = Files::new().kernel(&with(0x258, &start.to_le_bytes())).open().unwrap();
