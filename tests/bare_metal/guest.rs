@@ -62,7 +62,7 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    pub fn new() -> (Arc<Self>, mpsc::Receiver<(u64, Vec<u8>)>) {
+    pub fn new() -> (Arc<Self>, Writes) {
         let (writes, received) = mpsc::channel();
         let reporter = Self {
             writes: Mutex::new(writes),
@@ -97,8 +97,11 @@ impl BusDevice for Reporter {
     }
 }
 
+/// What a [`Reporter`] hears: offset and data of each write.
+pub type Writes = mpsc::Receiver<(u64, Vec<u8>)>;
+
 /// A machine around `code` in 64-bit mode, with a [`Reporter`] on eight ports and 2 KiB of MMIO, and nothing else.
-pub fn machine(code: &[u8]) -> (VmBuilder, Arc<Reporter>, mpsc::Receiver<(u64, Vec<u8>)>) {
+pub fn machine(code: &[u8]) -> (VmBuilder, Arc<Reporter>, Writes) {
     let (reporter, received) = Reporter::new();
     let builder = Vm::builder()
         .memory(16 << 20)
@@ -110,6 +113,6 @@ pub fn machine(code: &[u8]) -> (VmBuilder, Arc<Reporter>, mpsc::Receiver<(u64, V
 }
 
 /// Everything a guest wrote, up to now.
-pub fn written(received: &mpsc::Receiver<(u64, Vec<u8>)>) -> Vec<(u64, Vec<u8>)> {
+pub fn written(received: &Writes) -> Vec<(u64, Vec<u8>)> {
     received.try_iter().collect()
 }
