@@ -4,6 +4,8 @@
 //! `loop` is this crate's loop with a device on the bus. Both drive the same vCPU, in turns of some hundred exits,
 //! so that whatever else the machine does falls on both. The ratio of the medians is printed last.
 
+mod support;
+
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,15 +14,13 @@ use std::time::{Duration, Instant};
 use criterion::Criterion;
 use hyperkit::accel::kvm::{Kvm, KvmVcpu, KvmVm};
 use hyperkit::accel::{AccelVcpu, AccelVm, Accelerator, Exit, VmSpec};
-use hyperkit::arch::CpuState;
-use hyperkit::boot::{Kernel, LoadParams};
 use hyperkit::bus::{Bus, BusDevice, Flow};
-use hyperkit::memory::{Backing, GuestRam};
+use hyperkit::memory::GuestRam;
 use hyperkit::vcpu::VcpuBus;
 use kvm_bindings::*;
 use kvm_ioctls::{VcpuFd, VmFd};
+use support::{load, median};
 
-const CODE: u64 = 0x10_0000;
 const PORT: u16 = 0x500;
 const REGISTER: u64 = 0xd000_0000;
 /// `_IO(KVMIO, 0x80)`
@@ -59,14 +59,6 @@ impl BusDevice for Idle {
     fn write(&self, _offset: u64, _data: &[u8]) -> Flow {
         Flow::Continue(())
     }
-}
-
-/// RAM with the guest's code and tables in it, and where it starts.
-fn load(code: &[u8]) -> (GuestRam, CpuState) {
-    let ram = GuestRam::new(&[(0, 4 << 20)], Backing::Anonymous, false).unwrap();
-    let payload = Kernel::flat(code, CODE, CpuState::long_mode(CODE)).open().unwrap();
-    let entry = payload.load(&ram, &LoadParams::new("")).unwrap();
-    (ram, entry)
 }
 
 /// A vCPU in this crate's loop, on a bus with a machine's worth of devices.
@@ -168,11 +160,6 @@ impl Bare {
         }
         begun.elapsed()
     }
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
 }
 
 fn main() {

@@ -48,7 +48,11 @@ fn complaints_that_are_not_on_the_lists_are_found() {
                 dmesg:<4> ---[ end trace ]---\r\ndmesg:<3> PCI: System does not support PCI\r\n\
                 dmesg:<4>[ 1.0] ---[ cut here ]---\r\ndmesg:<4> WARNING: other\r\n\
                 dmesg:<4> ---[ end trace ]---\r\nnot dmesg\r\ndmesg:<3> bad\r\n";
-    let expected =
-        ["<4>[ 1.0] ---[ cut here ]---", "<4> WARNING: other", "<4> ---[ end trace ]---", "<3> bad"];
+    let expected = [
+        "<4>[ 1.0] ---[ cut here ]---",
+        "<4> WARNING: other",
+        "<4> ---[ end trace ]---",
+        "<3> bad",
+    ];
     assert_eq!(complaints(text), expected);
 }

@@ -159,6 +159,13 @@ impl KvmVcpu {
     }
 }
 
+/// For ioctls of the caller's own.
+impl AsRawFd for KvmVcpu {
+    fn as_raw_fd(&self) -> RawFd {
+        self.raw
+    }
+}
+
 impl AccelVcpu for KvmVcpu {
     #[inline]
     fn run(&mut self, io: &mut impl ExitHandler) -> Result<Exit, Error> {
