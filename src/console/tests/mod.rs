@@ -1,5 +1,6 @@
 //! Consoles as an embedder and a device see them.
 
+mod endpoints;
 mod process;
 mod terminals;
 
