@@ -158,25 +158,25 @@ impl io::Read for Image<'_> {
 }
 
 impl ReadVolatile for Image<'_> {
-    /// Fills all of `buf` or fails, because vm-memory takes a short read for the end, and network file systems give
-    /// short reads as they like.
+    /// Fills `buf` as far as there is anything to fill it with, because vm-memory takes a short read for the end, and
+    /// network file systems give short reads as they like.
     fn read_volatile<B: BitmapSlice>(
         &mut self,
         buf: &mut VolatileSlice<B>,
     ) -> Result<usize, VolatileMemoryError> {
-        let read = match self.rest_of_head() {
+        let from_head = match self.rest_of_head() {
             Some(mut rest) => rest.read_volatile(buf)?,
-            None => {
-                let (offset, left) = self.in_file();
-                let max = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
-                let mut part = buf.subslice(0, max)?;
-                let mut file = self.source.file.lock().unwrap_or_else(PoisonError::into_inner);
-                file.seek(SeekFrom::Start(offset)).map_err(VolatileMemoryError::IOError)?;
-                file.read_exact_volatile(&mut part)?;
-                max
-            }
+            None => 0,
         };
-        self.at = self.at.saturating_add(read as u64);
-        Ok(read)
+        self.at = self.at.saturating_add(from_head as u64);
+        let (offset, left) = self.in_file();
+        let rest = buf.len() - from_head;
+        let max = usize::try_from(left).map_or(rest, |left| left.min(rest));
+        let mut part = buf.subslice(from_head, max)?;
+        let mut file = self.source.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(offset)).map_err(VolatileMemoryError::IOError)?;
+        file.read_exact_volatile(&mut part)?;
+        self.at = self.at.saturating_add(max as u64);
+        Ok(from_head + max)
     }
 }

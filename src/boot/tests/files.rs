@@ -1,3 +1,4 @@
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,36 @@ fn a_pipe_that_nobody_writes_to_is_refused_at_once() {
     let start = Instant::now();
     assert!(matches!(Kernel::linux(&path).open(), Err(Error::NotAFile { .. })));
     assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_file_seen_through_checked_headers_has_their_length_and_no_more() {
+    let files = Files::new();
+    let source = Source::open("kernel", &files.write("file", b"..abcdefgh")).unwrap();
+    let image = || file::Image { head: b"HEAD", source: &source, resume: 2, len: 8, at: 0 };
+    let mut read = String::new();
+    image().read_to_string(&mut read).unwrap();
+    assert_eq!(read, "HEADabcd");
+
+    let memory = ram(2 << 20);
+    let load = |from, count| {
+        let mut image = image();
+        image.seek(from).unwrap();
+        memory.memory().read_exact_volatile_from(GuestAddress(0), &mut image, count)
+    };
+    load(SeekFrom::Start(5), 3).unwrap();
+    assert_eq!(bytes_at(&memory, 0, 4), b"bcd\0");
+    load(SeekFrom::End(-2), 2).unwrap();
+    assert_eq!(bytes_at(&memory, 0, 4), b"cdd\0");
+    load(SeekFrom::Start(1), 3).unwrap();
+    assert_eq!(bytes_at(&memory, 0, 4), b"EAD\0");
+    load(SeekFrom::Start(2), 3).unwrap();
+    assert_eq!(bytes_at(&memory, 0, 4), b"ADa\0", "from the one to the other");
+    for beyond in [SeekFrom::Start(5), SeekFrom::Start(u64::MAX), SeekFrom::End(0)] {
+        assert!(load(beyond, 4).is_err());
+    }
+    assert_eq!(bytes_at(&memory, 3, 1), [0], "nothing behind the end");
+    assert!(image().seek(SeekFrom::Current(-1)).is_err());
 }
 
 #[test]
