@@ -14,6 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long a lost interrupt stays lost.
+const POKE_EVERY: Duration = Duration::from_millis(50);
 
 /// A run's own folder, which goes when it is dropped.
 pub struct Folder(pub PathBuf);
@@ -68,6 +72,21 @@ impl Link {
 
     pub fn send(&self, kind: Kind, bytes: &[u8]) -> io::Result<()> {
         send(&self.wire, kind, bytes)
+    }
+
+    /// Interrupts the machine's processor from now on, again and again.
+    ///
+    /// QEMU's emulation of SVM changes the processor's set of pending events without the lock that its other
+    /// threads take to add to it, so now and then one is lost that says "look at the local APIC". What waits there,
+    /// such as the one-shot timer that all of Linux depends on, would wait for ever; the next interrupt of
+    /// any kind brings it to light.
+    pub fn poke(&self) {
+        let wire = Arc::clone(&self.wire);
+        std::thread::spawn(move || {
+            while send(&wire, Kind::Poke, &[]).is_ok() {
+                std::thread::sleep(POKE_EVERY);
+            }
+        });
     }
 
     /// Waits for the end of this process if it is the reason why the machine has gone.
