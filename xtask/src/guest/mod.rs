@@ -127,9 +127,8 @@ impl Packages {
     /// A text that changes whenever a kernel or initrd has to be made again.
     fn stamp(&self) -> String {
         let [cloud, generic] = &self.kernels;
-        let (busybox, dmidecode) = (self.busybox.display(), self.dmidecode.display());
-        let (cloud, generic) = (cloud.display(), generic.display());
-        format!("{cloud}\n{generic}\n{busybox}\n{dmidecode}\n{}", initrd::recipe())
+        let packages = [cloud, generic, &self.busybox, &self.dmidecode].map(|dir| dir.file_name());
+        format!("{packages:?}\n{}", initrd::recipe())
     }
 }
 
