@@ -6,42 +6,48 @@
 
 use std::io;
 
-use vm_memory::{ByteValued, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
+use vm_memory::{ByteValued, VolatileSlice};
 
-use super::chain::Segment;
+use super::ram::Piece;
 
+/// A position in a list of pieces of memory.
 #[derive(Clone)]
-struct Cursor<'a> {
-    memory: &'a GuestMemoryMmap,
-    segments: &'a [Segment],
-    /// Bytes of the first segment that are behind us.
-    skip: u32,
+pub(super) struct Cursor<'a> {
+    pieces: &'a [Piece],
+    /// Bytes of the first piece that are behind us.
+    skip: usize,
     /// Bytes ahead of us.
     left: usize,
 }
 
 impl<'a> Cursor<'a> {
+    /// The start of `left` bytes in `pieces`.
+    ///
+    /// # Safety
+    ///
+    /// The memory that the pieces were found in lives as long as `'a`.
+    pub unsafe fn new(pieces: &'a [Piece], left: usize) -> Self {
+        Self { pieces, skip: 0, left }
+    }
+
     /// The next piece of memory, at most `max` bytes.
     fn next(&mut self, max: usize) -> Option<VolatileSlice<'a>> {
         let max = max.min(self.left);
         if max == 0 {
             return None;
         }
-        let segment = loop {
-            let segment = self.segments.first()?;
-            if self.skip < segment.len {
-                break segment;
-            }
-            self.segments = self.segments.get(1..).unwrap_or_default();
+        let (piece, rest) = self.pieces.split_first()?;
+        // SAFETY: whoever made the cursor answers for the memory.
+        let slice: VolatileSlice<'a> = unsafe { piece.slice() };
+        let len = max.min(slice.len().checked_sub(self.skip)?);
+        let next = slice.subslice(self.skip, len).ok()?;
+        self.skip += len;
+        if self.skip == piece.len {
+            self.pieces = rest;
             self.skip = 0;
-        };
-        let len = max.min((segment.len - self.skip) as usize);
-        let addr = GuestAddress(segment.addr.wrapping_add(u64::from(self.skip)));
-        // The walk has checked the segment, and RAM does not go away.
-        let slice = self.memory.get_slice(addr, len).ok()?;
-        self.skip += len as u32;
+        }
         self.left -= len;
-        Some(slice)
+        Some(next)
     }
 
     fn skip(&mut self, count: usize) -> usize {
@@ -68,8 +74,8 @@ impl<'a> Cursor<'a> {
 pub struct Reader<'a>(Cursor<'a>);
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(memory: &'a GuestMemoryMmap, segments: &'a [Segment], left: usize) -> Self {
-        Self(Cursor { memory, segments, skip: 0, left })
+    pub(super) fn new(cursor: Cursor<'a>) -> Self {
+        Self(cursor)
     }
 
     /// Bytes left.
@@ -126,8 +132,8 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(memory: &'a GuestMemoryMmap, segments: &'a [Segment], left: usize) -> Self {
-        Self { cursor: Cursor { memory, segments, skip: 0, left }, len: left }
+    pub(super) fn new(cursor: Cursor<'a>) -> Self {
+        Self { len: cursor.left, cursor }
     }
 
     /// Bytes left.

@@ -1,57 +1,90 @@
 //! A descriptor chain (§2.7.5), walked once and checked whole.
 //!
 //! After the walk nothing of the guest's descriptors is read again: a [`Chain`] is a list of buffers that lie in RAM,
-//! the readable ones first. It owns its list and borrows nothing, so a device keeps it as long as its request is
+//! the readable ones first. It owns what it needs and borrows nothing, so a device keeps it as long as its request is
 //! under way, on whatever thread.
+
+use std::sync::Arc;
 
 use virtio_bindings::virtio_ring::VRING_DESC_ALIGN_SIZE;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
+use vm_memory::{GuestMemoryMmap, VolatileMemory, VolatileSlice};
 
-use super::buffer::{Reader, Writer};
+use super::buffer::{Cursor, Reader, Writer};
 use super::queue::Error;
-
-/// A piece of a buffer that lies in one region of RAM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub addr: u64,
-    pub len: u32,
-}
-
-/// A table of descriptors, the queue's or an indirect one.
-pub(super) struct Table<'a> {
-    pub entries: VolatileSlice<'a>,
-    pub size: u16,
-}
-
-impl Table<'_> {
-    fn get(&self, index: u16) -> Option<Descriptor> {
-        let offset = usize::from(index) * size_of::<Descriptor>();
-        (index < self.size).then(|| self.entries.read_obj(offset).ok())?
-    }
-}
+use super::ram::{Piece, Ram};
 
 /// A request: buffers for the device to read, then buffers for it to write.
 #[derive(Debug)]
 #[must_use = "a chain stays in flight until it is pushed or put back"]
 pub struct Chain {
     head: u16,
-    segments: Vec<Segment>,
-    /// How many of `segments` are readable.
-    split: usize,
+    buffers: Buffers,
+    /// Keeps the memory that the buffers are in.
+    _memory: Arc<GuestMemoryMmap>,
+}
+
+#[derive(Debug, Default)]
+struct Buffers {
+    pieces: Vec<Piece>,
+    /// How many of `pieces` are readable.
+    split: u32,
     readable: u32,
     writable: u32,
 }
 
+/// What a walk has to keep to.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    /// Most descriptors in a chain.
+    pub longest: u16,
+    /// VIRTIO_F_INDIRECT_DESC was negotiated.
+    pub indirect: bool,
+}
+
 impl Chain {
-    /// A chain without buffers yet; `segments` is emptied and used.
-    pub(super) fn new(head: u16, mut segments: Vec<Segment>) -> Self {
-        segments.clear();
-        Self { head, segments, split: 0, readable: 0, writable: 0 }
+    /// Collects the buffers of the chain that starts at `head` of `table`; in `room`, so as not to allocate.
+    pub(super) fn walk(
+        head: u16,
+        table: VolatileSlice<'_>,
+        limits: Limits,
+        ram: &Ram,
+        mut room: Vec<Piece>,
+    ) -> Result<Self, Error> {
+        room.clear();
+        let mut buffers = Buffers { pieces: room, ..Buffers::default() };
+        let mut table = Table::new(table);
+        let mut index = head;
+        let mut left = limits.longest;
+        let mut inside = false;
+        loop {
+            let entry = table.get(index)?;
+            if entry.refers_to_indirect_table() {
+                table = match (limits.indirect, inside, entry.has_next()) {
+                    (true, false, false) => Table::find(head, &entry, ram)?,
+                    (false, ..) => return Err(Error::Indirect { head, why: "not negotiated" }),
+                    (_, true, _) => return Err(Error::Indirect { head, why: "in another one" }),
+                    _ => return Err(Error::Indirect { head, why: "with a next descriptor" }),
+                };
+                inside = true;
+                index = 0;
+                continue;
+            }
+            left = match left.checked_sub(1) {
+                Some(left) => left,
+                None => return Err(Error::TooManyDescriptors { head, max: limits.longest }),
+            };
+            buffers.add(head, &entry, ram)?;
+            if !entry.has_next() {
+                return Ok(Self { head, buffers, _memory: ram.memory().clone() });
+            }
+            index = entry.next();
+        }
     }
 
-    pub(super) fn into_segments(self) -> Vec<Segment> {
-        self.segments
+    /// Gives the room back that [`walk`](Self::walk) was given.
+    pub(super) fn into_room(self) -> Vec<Piece> {
+        self.buffers.pieces
     }
 
     /// The index of the first descriptor: different for all chains of a queue that are in flight.
@@ -61,106 +94,92 @@ impl Chain {
 
     /// Bytes for the device to read.
     pub fn readable_len(&self) -> u32 {
-        self.readable
+        self.buffers.readable
     }
 
     /// Bytes for the device to write.
     pub fn writable_len(&self) -> u32 {
-        self.writable
+        self.buffers.writable
     }
 
     /// What the device is to read.
-    pub fn reader<'a>(&'a self, memory: &'a GuestMemoryMmap) -> Reader<'a> {
-        let segments = self.segments.get(..self.split).unwrap_or_default();
-        Reader::new(memory, segments, self.readable as usize)
+    pub fn reader(&self) -> Reader<'_> {
+        let Buffers { pieces, split, readable, .. } = &self.buffers;
+        Reader::new(self.cursor(pieces.get(..*split as usize), *readable))
     }
 
     /// Where the device is to write.
-    pub fn writer<'a>(&'a self, memory: &'a GuestMemoryMmap) -> Writer<'a> {
-        let segments = self.segments.get(self.split..).unwrap_or_default();
-        Writer::new(memory, segments, self.writable as usize)
+    pub fn writer(&self) -> Writer<'_> {
+        let Buffers { pieces, split, writable, .. } = &self.buffers;
+        Writer::new(self.cursor(pieces.get(*split as usize..), *writable))
     }
 
-    /// Collects the buffers that start at the head, at most `longest` of them.
-    pub(super) fn walk<'a>(
-        &mut self,
-        mut table: Table<'a>,
-        memory: &'a GuestMemoryMmap,
-        longest: u16,
-        indirect: bool,
-    ) -> Result<(), Error> {
-        let head = self.head;
-        let mut index = head;
-        let mut inside = false;
-        let mut left = longest;
-        loop {
-            let size = table.size;
-            let entry = table.get(index).ok_or(Error::Index { index, size })?;
-            if entry.refers_to_indirect_table() {
-                let refuse = |why| Err(Error::Indirect { head, why });
-                if !indirect {
-                    return refuse("although that feature was not negotiated");
-                }
-                if inside {
-                    return refuse("in an indirect table");
-                }
-                if entry.has_next() {
-                    return refuse("with a next descriptor");
-                }
-                table = match indirect_table(&entry, memory) {
-                    Some(table) => table,
-                    None => return refuse("with an impossible table"),
-                };
-                inside = true;
-                index = 0;
-                continue;
-            }
-            left = match left.checked_sub(1) {
-                Some(left) => left,
-                None => return Err(Error::TooManyDescriptors { head, max: longest }),
-            };
-            self.add(&entry, memory)?;
-            if !entry.has_next() {
-                return Ok(());
-            }
-            index = entry.next();
-        }
+    fn cursor<'a>(&'a self, pieces: Option<&'a [Piece]>, len: u32) -> Cursor<'a> {
+        // SAFETY: the pieces were found in `self._memory`.
+        unsafe { Cursor::new(pieces.unwrap_or_default(), len as usize) }
     }
+}
 
-    fn add(&mut self, entry: &Descriptor, memory: &GuestMemoryMmap) -> Result<(), Error> {
-        let head = self.head;
-        let (addr, len) = (entry.addr(), entry.len());
-        if self.readable.checked_add(self.writable).and_then(|sum| sum.checked_add(len)).is_none() {
+impl Buffers {
+    /// Adds the buffer that `entry` describes.
+    fn add(&mut self, head: u16, entry: &Descriptor, ram: &Ram) -> Result<(), Error> {
+        let (addr, len) = (entry.addr().0, entry.len());
+        // Both sums stay in bounds if their sum does.
+        if self.readable.checked_add(self.writable).is_none_or(|sum| sum.checked_add(len).is_none())
+        {
             return Err(Error::TooManyBytes { head });
+        }
+        let mut left = len as usize;
+        let mut at = addr;
+        while left > 0 {
+            let outside = || Error::BufferOutsideRam { head, addr, len };
+            let piece = ram.find(at, left).ok_or_else(outside)?;
+            left -= piece.len;
+            // Behind the last region of RAM the next lookup fails, wrapped or not.
+            at = at.wrapping_add(piece.len as u64);
+            self.pieces.push(piece);
         }
         if entry.is_write_only() {
             self.writable += len;
-        } else if self.split < self.segments.len() {
+        } else if self.writable > 0 {
             return Err(Error::Order { head });
         } else {
             self.readable += len;
-        }
-        let mut at = addr.0;
-        for slice in memory.get_slices(addr, len as usize) {
-            let outside = || Error::BufferOutsideRam { head, addr: addr.0, len };
-            let part = slice.map_err(|_| outside())?.len();
-            self.segments.push(Segment { addr: at, len: part as u32 });
-            at = at.wrapping_add(part as u64);
-        }
-        if !entry.is_write_only() {
-            self.split = self.segments.len();
+            self.split = self.pieces.len() as u32;
         }
         Ok(())
     }
 }
 
-/// The table an indirect descriptor points to: a whole number of descriptors, at least one, in RAM.
-fn indirect_table<'a>(entry: &Descriptor, memory: &'a GuestMemoryMmap) -> Option<Table<'a>> {
-    if entry.len() == 0 || !entry.len().is_multiple_of(VRING_DESC_ALIGN_SIZE) {
-        return None;
+/// A table of descriptors, the queue's or an indirect one.
+struct Table<'a> {
+    entries: VolatileSlice<'a>,
+    size: u16,
+}
+
+impl<'a> Table<'a> {
+    fn new(entries: VolatileSlice<'a>) -> Self {
+        // More entries than an index can name are of no use.
+        let size = entries.len() / size_of::<Descriptor>();
+        Self { entries, size: u16::try_from(size).unwrap_or(u16::MAX) }
     }
-    // More entries than an index can name are of no use; the walk is bounded in any case.
-    let size = u16::try_from(entry.len() / VRING_DESC_ALIGN_SIZE).ok()?;
-    let entries = memory.get_slice(GuestAddress(entry.addr().0), entry.len() as usize).ok()?;
-    Some(Table { entries, size })
+
+    /// The table that an indirect descriptor points to: a whole number of descriptors, at least one, in RAM.
+    fn find(head: u16, entry: &Descriptor, ram: &'a Ram) -> Result<Self, Error> {
+        let len = entry.len();
+        if len == 0 || !len.is_multiple_of(VRING_DESC_ALIGN_SIZE) {
+            return Err(Error::Indirect { head, why: "of an impossible length" });
+        }
+        match ram.find_whole(entry.addr().0, len as usize) {
+            // SAFETY: it was found in `ram`, which lives as long as the table.
+            Some(piece) => Ok(Self::new(unsafe { piece.slice() })),
+            None => Err(Error::Indirect { head, why: "outside of RAM" }),
+        }
+    }
+
+    fn get(&self, index: u16) -> Result<Descriptor, Error> {
+        let offset = usize::from(index) * size_of::<Descriptor>();
+        let entry = self.entries.get_ref(offset).ok().filter(|_| index < self.size);
+        entry.map(|entry| entry.load()).ok_or(Error::Index { index, size: self.size })
+    }
 }

@@ -184,11 +184,9 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    /// Queue `index`, with the memory that its chains point into; `None` if the driver did not set it up, has given
-    /// it up, or is not there.
-    pub fn queue(&mut self, index: u16) -> Option<(&mut Queue, &'a GuestMemoryMmap)> {
-        let queue = self.queues.get_mut(usize::from(index))?.as_mut()?;
-        Some((queue, self.memory))
+    /// Queue `index`; `None` if the driver did not set it up, has given it up, or is not there.
+    pub fn queue(&mut self, index: u16) -> Option<&mut Queue> {
+        self.queues.get_mut(usize::from(index))?.as_mut()
     }
 
     /// Guest memory.

@@ -11,6 +11,8 @@ mod device;
 mod interrupt;
 pub mod mmio;
 mod queue;
+mod ram;
+mod ring;
 mod setup;
 mod worker;
 
@@ -28,4 +30,4 @@ pub use device::{Context, Error, HostEvent, Sources, VirtioDevice, feature};
 pub use interrupt::Interrupt;
 pub use mio::Interest;
 pub use mmio::MmioTransport;
-pub use queue::{Error as QueueError, Layout, Queue};
+pub use queue::{Error as QueueError, Layout, Queue, Settled};

@@ -10,17 +10,16 @@
 //! [`settle`](Queue::settle), and gets another turn.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
-use virtio_queue::{Error as RingError, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::GuestMemoryMmap;
 
-use super::chain::{Chain, Segment, Table};
+use super::chain::{Chain, Limits};
 use super::feature;
+use super::ram::Piece;
+use super::ring::Rings;
 
-/// Chains longer than this are rare; their room is given back rather than kept.
-const KEEP_SEGMENTS: usize = 64;
+/// Chains with more pieces than this are rare; their room is given back rather than kept.
+const KEEP: usize = 64;
 
 /// What the driver did wrong.
 #[derive(Debug, thiserror::Error)]
@@ -94,8 +93,8 @@ pub enum Error {
         /// The first descriptor of the chain.
         head: u16,
     },
-    /// An indirect table where there can be none (§2.7.5.3.1).
-    #[error("chain {head} has an indirect descriptor {why}")]
+    /// An indirect table where there can be none, or that can be none (§2.7.5.3.1).
+    #[error("chain {head} has an indirect table {why}")]
     Indirect {
         /// The first descriptor of the chain.
         head: u16,
@@ -124,9 +123,6 @@ pub enum Error {
         /// The first descriptor of the chain.
         head: u16,
     },
-    /// The rings could not be read or written although they were checked.
-    #[error("{0}")]
-    Ring(RingError),
 }
 
 /// Where the driver put a queue, and how long it made it: what it wrote, unchecked.
@@ -144,7 +140,7 @@ pub struct Layout {
 
 /// What a queue wants after its device has worked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Settled {
+pub struct Settled {
     /// The driver waits for an interrupt.
     pub interrupt: bool,
     /// The turn ended with work left.
@@ -153,23 +149,20 @@ pub(crate) struct Settled {
 
 /// A split virtqueue.
 pub struct Queue {
-    ring: virtio_queue::Queue,
-    memory: Arc<GuestMemoryMmap>,
-    /// The longest chain allowed: the size that the device offered, because Linux makes indirect chains for that
-    /// even where it chose a shorter ring.
-    longest: u16,
-    indirect: bool,
+    rings: Rings,
+    limits: Limits,
     /// One bit per descriptor: the head of a chain that was popped and not pushed.
     in_flight: Box<[u64]>,
-    spare: Vec<Vec<Segment>>,
+    /// Room for chains to come.
+    spare: Vec<Vec<Piece>>,
     /// Chains left in this turn.
     budget: u16,
     /// `pop` found the turn over.
     again: bool,
     /// Something was pushed since the last `settle`.
     pushed: bool,
-    /// VIRTQ_USED_F_NO_NOTIFY is set.
-    kicks_off: bool,
+    /// The driver was asked not to kick.
+    busy: bool,
 }
 
 impl Queue {
@@ -181,51 +174,29 @@ impl Queue {
         features: u64,
         memory: Arc<GuestMemoryMmap>,
     ) -> Result<Self, Error> {
-        let Layout { size, descriptors, driver, device } = layout;
-        let size = match u16::try_from(size) {
-            Ok(small) if small.is_power_of_two() && small <= max => small,
-            _ => return Err(Error::Size { size, max }),
-        };
-        let n = usize::from(size);
-        let check = |part: &'static str, addr: u64, align: u64, len: usize| {
-            if addr == 0 {
-                return Err(Error::NoAddress { part });
-            }
-            if !addr.is_multiple_of(align) {
-                return Err(Error::Misaligned { part, addr, align });
-            }
-            match memory.get_slice(GuestAddress(addr), len) {
-                Ok(_) => Ok(GuestAddress(addr)),
-                Err(_) => Err(Error::RingOutsideRam { part, addr, len }),
-            }
-        };
-        let descriptors = check("descriptor table", descriptors, 16, 16 * n)?;
-        let driver = check("available ring", driver, 2, 6 + 2 * n)?;
-        let device = check("used ring", device, 4, 6 + 8 * n)?;
-
-        let mut ring = virtio_queue::Queue::new(size).map_err(Error::Ring)?;
-        ring.try_set_desc_table_address(descriptors).map_err(Error::Ring)?;
-        ring.try_set_avail_ring_address(driver).map_err(Error::Ring)?;
-        ring.try_set_used_ring_address(device).map_err(Error::Ring)?;
-        ring.set_event_idx(features & feature::EVENT_IDX != 0);
-        ring.set_ready(true);
+        let event_idx = features & feature::EVENT_IDX != 0;
+        let rings = Rings::new(layout, max, event_idx, memory)?;
+        let size = rings.size();
         Ok(Self {
-            ring,
-            memory,
-            longest: max.max(size),
-            indirect: features & feature::INDIRECT_DESC != 0,
-            in_flight: vec![0; n.div_ceil(64)].into(),
+            rings,
+            limits: Limits {
+                // Not the size the driver chose: where that is less, Linux still makes indirect chains as long as it
+                // was offered.
+                longest: max,
+                indirect: features & feature::INDIRECT_DESC != 0,
+            },
+            in_flight: vec![0; usize::from(size).div_ceil(64)].into(),
             spare: Vec::new(),
             budget: size,
             again: false,
             pushed: false,
-            kicks_off: false,
+            busy: false,
         })
     }
 
     /// Number of descriptors.
     pub fn size(&self) -> u16 {
-        self.ring.size()
+        self.rings.size()
     }
 
     /// Takes the next chain the driver made available. It is in flight until it is given to [`push`](Self::push) or
@@ -238,7 +209,7 @@ impl Queue {
             self.again = true;
             return Ok(None);
         }
-        let Some(head) = self.next_head()? else {
+        let Some(head) = self.take()? else {
             return Ok(None);
         };
         self.budget -= 1;
@@ -248,15 +219,9 @@ impl Queue {
             return Err(Error::InFlight { head });
         }
         *word |= bit;
-
-        let mut chain = Chain::new(head, self.spare.pop().unwrap_or_default());
-        let table = self
-            .memory
-            .get_slice(GuestAddress(self.ring.desc_table()), 16 * usize::from(size))
-            .map_err(|_| Error::Index { index: head, size })?;
-        let table = Table { entries: table, size };
-        chain.walk(table, &self.memory, self.longest, self.indirect)?;
-        Ok(Some(chain))
+        let room = self.spare.pop().unwrap_or_default();
+        let rings = &self.rings;
+        Chain::walk(head, rings.descriptors(), self.limits, rings.ram(), room).map(Some)
     }
 
     /// Returns a chain into which `written` bytes were written from its start on.
@@ -266,65 +231,44 @@ impl Queue {
         let head = chain.head();
         let written = written.min(chain.writable_len());
         self.land(chain)?;
+        self.rings.put_used(head, written);
         self.pushed = true;
-        self.ring.add_used(&*self.memory, head, written).map_err(Error::Ring)
+        Ok(())
     }
 
     /// Undoes the last [`pop`](Self::pop): the next one returns the chain again. Several chains are put back in the
     /// reverse of the order in which they were popped.
     pub fn put_back(&mut self, chain: Chain) -> Result<(), Error> {
         self.land(chain)?;
-        self.ring.go_to_previous_position();
+        self.rings.untake();
         self.budget = self.budget.saturating_add(1);
         Ok(())
     }
 
-    /// Ends a turn: allows the next one as many chains as the queue has, and tells what has to be done now.
-    pub(crate) fn settle(&mut self) -> Result<Settled, Error> {
+    /// Ends a turn: allows the next one as many chains as the queue has, and tells what has to be done now. A device on
+    /// its thread has this done for it after every call.
+    pub fn settle(&mut self) -> Settled {
         self.budget = self.size();
-        let again = std::mem::take(&mut self.again);
-        let interrupt = std::mem::take(&mut self.pushed) && self.wants_interrupt()?;
-        Ok(Settled { interrupt, again })
-    }
-
-    fn wants_interrupt(&mut self) -> Result<bool, Error> {
-        // The fence in here orders what was pushed before what is read.
-        if !self.ring.needs_notification(&*self.memory).map_err(Error::Ring)? {
-            return Ok(false);
+        Settled {
+            interrupt: std::mem::take(&mut self.pushed) && self.rings.wants_interrupt(),
+            again: std::mem::take(&mut self.again),
         }
-        if self.ring.event_idx_enabled() {
-            return Ok(true);
-        }
-        let flags: u16 = self
-            .memory
-            .load(GuestAddress(self.ring.avail_ring()), Ordering::Relaxed)
-            .map_err(|error| Error::Ring(RingError::GuestMemory(error)))?;
-        Ok(u16::from_le(flags) & VRING_AVAIL_F_NO_INTERRUPT as u16 == 0)
     }
 
     /// The head of the next available chain. Where there is none, the driver is asked to kick.
-    fn next_head(&mut self) -> Result<Option<u16>, Error> {
-        if let Some(head) = self.available()? {
-            if !self.kicks_off && !self.ring.event_idx_enabled() {
-                self.ring.disable_notification(&*self.memory).map_err(Error::Ring)?;
-                self.kicks_off = true;
+    fn take(&mut self) -> Result<Option<u16>, Error> {
+        let head = self.rings.take()?;
+        if head.is_some() {
+            if !self.busy {
+                self.rings.disable_kicks();
+                self.busy = true;
             }
-            return Ok(Some(head));
+            return Ok(head);
         }
-        self.kicks_off = false;
-        if self.ring.enable_notification(&*self.memory).map_err(Error::Ring)? {
-            // A chain came between the look and the request to be kicked.
-            return self.available();
-        }
-        Ok(None)
-    }
-
-    fn available(&mut self) -> Result<Option<u16>, Error> {
-        let size = self.ring.size();
-        match self.ring.iter(&*self.memory) {
-            Ok(mut chains) => Ok(chains.next().map(|chain| chain.head_index())),
-            Err(RingError::InvalidAvailRingIndex) => Err(Error::AvailableIndex { size }),
-            Err(error) => Err(Error::Ring(error)),
+        self.busy = false;
+        match self.rings.enable_kicks()? {
+            true => self.rings.take(),
+            false => Ok(None),
         }
     }
 
@@ -335,15 +279,15 @@ impl Queue {
             Some((word, bit)) if *word & bit != 0 => *word &= !bit,
             _ => return Err(Error::NotInFlight { head }),
         }
-        let segments = chain.into_segments();
-        if segments.capacity() <= KEEP_SEGMENTS {
-            self.spare.push(segments);
+        let room = chain.into_room();
+        if room.capacity() <= KEEP {
+            self.spare.push(room);
         }
         Ok(())
     }
 
     fn bit(&mut self, head: u16) -> Option<(&mut u64, u64)> {
-        let word = (head < self.ring.size()).then(|| usize::from(head / 64))?;
+        let word = (head < self.size()).then_some(usize::from(head / 64))?;
         self.in_flight.get_mut(word).map(|word| (word, 1 << (head % 64)))
     }
 }

@@ -355,22 +355,21 @@ impl Loop {
             interrupt: &*self.interrupt,
             registry: self.poll.registry(),
         };
-        let result = call(&mut *self.device, &mut cx).and_then(|()| self.settle());
-        if let Err(error) = result {
-            self.fail(&error);
+        match call(&mut *self.device, &mut cx) {
+            Ok(()) => self.settle(),
+            Err(error) => self.fail(&error),
         }
     }
 
-    fn settle(&mut self) -> Result<(), Error> {
+    fn settle(&mut self) {
         for (index, (queue, ready)) in self.queues.iter_mut().zip(&mut self.ready).enumerate() {
             let Some(queue) = queue else { continue };
-            let settled = queue.settle()?;
+            let settled = queue.settle();
             *ready |= settled.again;
             if settled.interrupt {
                 self.interrupt.queue(index as u16);
             }
         }
-        Ok(())
     }
 
     fn fail(&mut self, error: &Error) {

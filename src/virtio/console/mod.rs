@@ -53,10 +53,10 @@ impl Console {
 
     /// Input, as far as there are bytes and buffers.
     fn receive(&self, cx: &mut Context<'_>) -> Result<(), Error> {
-        let Some((queue, memory)) = cx.queue(RECEIVE) else { return Ok(()) };
+        let Some(queue) = cx.queue(RECEIVE) else { return Ok(()) };
         let mut bytes = [0; STEP];
         while let Some(chain) = queue.pop()? {
-            let mut writer = chain.writer(memory);
+            let mut writer = chain.writer();
             if writer.remaining() == 0 {
                 return Err(Error::Driver("a buffer for input has no room"));
             }
@@ -76,10 +76,10 @@ impl Console {
 
     /// Output.
     fn transmit(&self, cx: &mut Context<'_>) -> Result<(), Error> {
-        let Some((queue, memory)) = cx.queue(TRANSMIT) else { return Ok(()) };
+        let Some(queue) = cx.queue(TRANSMIT) else { return Ok(()) };
         let mut bytes = [0; STEP];
         while let Some(chain) = queue.pop()? {
-            let mut reader = chain.reader(memory);
+            let mut reader = chain.reader();
             while reader.remaining() > 0 {
                 let count = reader.read(&mut bytes);
                 self.port.write(bytes.get(..count).unwrap_or_default());

@@ -3,7 +3,6 @@
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
 use super::{Chain, Context, Error, VirtioDevice};
-use vm_memory::GuestMemoryMmap;
 
 /// A request gets no more than this, however much room it has: the driver asks again if it wants more.
 pub const MAX_BYTES: usize = 64 << 10;
@@ -38,17 +37,17 @@ impl VirtioDevice for Rng {
     }
 
     fn queue_ready(&mut self, index: u16, cx: &mut Context<'_>) -> Result<(), Error> {
-        let Some((queue, memory)) = cx.queue(index) else { return Ok(()) };
+        let Some(queue) = cx.queue(index) else { return Ok(()) };
         while let Some(chain) = queue.pop()? {
-            let written = fill(&chain, memory)?;
+            let written = fill(&chain)?;
             queue.push(chain, written)?;
         }
         Ok(())
     }
 }
 
-fn fill(chain: &Chain, memory: &GuestMemoryMmap) -> Result<u32, Error> {
-    let mut writer = chain.writer(memory);
+fn fill(chain: &Chain) -> Result<u32, Error> {
+    let mut writer = chain.writer();
     let mut bytes = [0; STEP];
     let mut left = writer.remaining().min(MAX_BYTES);
     while left > 0 {

@@ -47,7 +47,7 @@ fn bytes_are_the_same_wherever_they_are_cut() {
         let (memory, chain) = chain(cuts);
         let expected: Vec<u8> = (0..40).collect();
         for step in [1, 3, 8, 39, 40, 41, 100] {
-            let (mut reader, mut writer) = (chain.reader(&memory), chain.writer(&memory));
+            let (mut reader, mut writer) = (chain.reader(), chain.writer());
             let mut got: Vec<u8> = Vec::new();
             loop {
                 let mut bytes = vec![0; step];
@@ -72,7 +72,7 @@ fn bytes_are_the_same_wherever_they_are_cut() {
 fn structures_are_read_and_written_whole_or_not_at_all() {
     for cuts in CUTS {
         let (memory, chain) = chain(cuts);
-        let (mut reader, mut writer) = (chain.reader(&memory), chain.writer(&memory));
+        let (mut reader, mut writer) = (chain.reader(), chain.writer());
         for n in 0..5_u64 {
             let value: u64 = reader.read_obj().unwrap();
             assert_eq!(
@@ -113,7 +113,7 @@ fn parts_can_be_split_off_anywhere() {
     for cuts in CUTS {
         for at in [0, 1, 13, 20, 39, 40] {
             let (memory, chain) = chain(cuts);
-            let (mut head, mut header) = (chain.reader(&memory), chain.writer(&memory));
+            let (mut head, mut header) = (chain.reader(), chain.writer());
             assert!(head.split_off(41).is_none());
             assert!(header.split_off(41).is_none());
             let (mut tail, mut rest) = (head.split_off(at).unwrap(), header.split_off(at).unwrap());
@@ -134,9 +134,9 @@ fn parts_can_be_split_off_anywhere() {
 #[test]
 fn slices_cover_every_byte_once_without_copying() {
     for cuts in CUTS {
-        let (memory, chain) = chain(cuts);
+        let (_, chain) = chain(cuts);
         for max in [1, 7, 40, usize::MAX] {
-            let mut reader = chain.reader(&memory);
+            let mut reader = chain.reader();
             let mut got = Vec::new();
             while let Some(slice) = reader.next_slice(max) {
                 assert!((1..=max).contains(&slice.len()));
@@ -146,7 +146,7 @@ fn slices_cover_every_byte_once_without_copying() {
             }
             assert!(got.into_iter().eq(0..40));
         }
-        let mut reader = chain.reader(&memory);
+        let mut reader = chain.reader();
         assert_eq!((reader.skip(15), reader.skip(100), reader.skip(1)), (15, 25, 0));
     }
 }

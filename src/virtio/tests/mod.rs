@@ -77,8 +77,8 @@ impl Loopback {
     fn finish(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         // Latest first: used buffers may come in any order.
         while let Some((index, chain)) = self.held.pop() {
-            let Some((queue, memory)) = cx.queue(index) else { continue };
-            let written = copy(&chain, memory);
+            let Some(queue) = cx.queue(index) else { continue };
+            let written = copy(&chain);
             queue.push(chain, written)?;
             self.controls.held.fetch_sub(1, Ordering::SeqCst);
         }
@@ -86,8 +86,8 @@ impl Loopback {
     }
 }
 
-fn copy(chain: &Chain, memory: &GuestMemoryMmap) -> u32 {
-    let (mut reader, mut writer) = (chain.reader(memory), chain.writer(memory));
+fn copy(chain: &Chain) -> u32 {
+    let (mut reader, mut writer) = (chain.reader(), chain.writer());
     let mut bytes = [0; 100];
     loop {
         let count = reader.read(&mut bytes);
@@ -124,13 +124,13 @@ impl VirtioDevice for Loopback {
     }
     fn queue_ready(&mut self, index: u16, cx: &mut Context<'_>) -> Result<(), Error> {
         self.controls.turns.fetch_add(1, Ordering::SeqCst);
-        let Some((queue, memory)) = cx.queue(index) else { panic!("a turn without a queue") };
+        let Some(queue) = cx.queue(index) else { panic!("a turn without a queue") };
         while let Some(chain) = queue.pop()? {
             if self.controls.hold.load(Ordering::SeqCst) != 0 {
                 self.held.push((index, chain));
                 self.controls.held.fetch_add(1, Ordering::SeqCst);
             } else {
-                let written = copy(&chain, memory);
+                let written = copy(&chain);
                 queue.push(chain, written)?;
             }
         }

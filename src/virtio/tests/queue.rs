@@ -96,7 +96,7 @@ fn chains_come_in_order_and_return_in_any() {
                 assert_eq!(ring.used(), Some((head, (n as u32).min(8))));
             }
             assert_eq!(ring.used(), None);
-            queue.settle().unwrap();
+            queue.settle();
         }
     }
 }
@@ -129,9 +129,9 @@ fn a_turn_is_as_long_as_the_queue_and_says_when_it_was_cut() {
         one(&mut ring);
     }
     assert!(queue.pop().unwrap().is_none());
-    assert_eq!(queue.settle().unwrap(), Settled { interrupt: true, again: true });
+    assert_eq!(queue.settle(), Settled { interrupt: true, again: true });
     let _kept = pop(&mut queue);
-    assert_eq!(queue.settle().unwrap(), Settled::default());
+    assert_eq!(queue.settle(), Settled::default());
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn an_empty_queue_wants_a_kick_and_one_that_is_worked_does_not() {
             queue.push(chain, 0).unwrap();
             let chain = pop(&mut queue);
             queue.push(chain, 0).unwrap();
-            queue.settle().unwrap();
+            queue.settle();
         }
     }
 }
@@ -162,7 +162,7 @@ fn a_turn_sends_one_interrupt_if_the_driver_wants_it() {
             let chain = pop(&mut queue);
             queue.push(chain, 0).unwrap();
         }
-        queue.settle().unwrap().interrupt
+        queue.settle().interrupt
     };
     assert!(!turn(&mut ring, 0));
     assert!(turn(&mut ring, 10));
@@ -183,7 +183,7 @@ fn with_event_idx_the_driver_names_the_chain_that_interrupts() {
             queue.push(chain, 0).unwrap();
             ring.used().unwrap();
         }
-        queue.settle().unwrap().interrupt
+        queue.settle().interrupt
     };
     for _ in 0..20_000 {
         ring.want_interrupt();
@@ -285,7 +285,7 @@ fn indirect_tables_are_as_the_specification_wants_them() {
     assert!(refused(verdict(0, &[table(32)], &leaf)), "not negotiated");
     assert!(refused(verdict(all, &[(TABLE, 32, INDIRECT | NEXT, 1)], &leaf)), "with next");
     assert!(refused(verdict(all, &[table(32)], &[table(32)])), "in itself");
-    for len in [0, 1, 15, 17, 16 * 0x1_0000, u32::MAX, u32::MAX - 15] {
+    for len in [0, 1, 15, 17, u32::MAX, u32::MAX - 15] {
         assert!(refused(verdict(all, &[table(len)], &leaf)), "length {len}");
     }
     for at in [RAM[0].1 as u64 - 16, 8 << 20, u64::MAX, u64::MAX - 15, 1 << 63] {
