@@ -16,11 +16,13 @@ use rustix::mount::{MountFlags, mount, mount_move};
 use rustix::system::{RebootCommand, reboot};
 use std::ffi::{CString, OsString};
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Where the one virtio-serial port shows up.
+/// Where the virtio-serial ports show up.
 const PORT: &str = "/dev/vport0p1";
+const POKES: &str = "/dev/vport0p2";
 
 /// How the host's folders are mounted. The host hardly changes them meanwhile, so pages may be
 /// kept; what the command writes is written back before its end is told.
@@ -39,7 +41,17 @@ pub fn main() -> ! {
 fn run() -> Result<()> {
     load_modules()?;
     attach("dev", "/dev", "devtmpfs", "")?;
-    let mut port = open_port()?;
+    let mut port = open_port(PORT)?;
+    let mut pokes = open_port(POKES)?;
+    // All that matters has been done when a byte comes: there was an interrupt.
+    std::thread::spawn(move || {
+        loop {
+            // A port whose other end is not known of yet is at its end at once.
+            if let Ok(0) | Err(_) = pokes.read(&mut [0; 64]) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    });
     let outgoing = Outgoing::new(port.try_clone()?);
     outgoing.send(Kind::Hello, &[])?;
     let job = match wire::receive(&mut port)? {
@@ -71,15 +83,15 @@ fn load_modules() -> Result<()> {
     Ok(())
 }
 
-fn open_port() -> Result<File> {
+fn open_port(name: &str) -> Result<File> {
     let start = Instant::now();
     loop {
-        match File::options().read(true).write(true).open(PORT) {
+        match File::options().read(true).write(true).open(name) {
             Ok(port) => return Ok(port),
             Err(_) if start.elapsed() < Duration::from_secs(20) => {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            Err(error) => return Err(error).with_context(|| format!("cannot open {PORT}")),
+            Err(error) => return Err(error).with_context(|| format!("cannot open {name}")),
         }
     }
 }

@@ -11,13 +11,9 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-/// How long a lost interrupt stays lost.
-const POKE_EVERY: Duration = Duration::from_millis(50);
 
 /// A run's own folder, which goes when it is dropped.
 pub struct Folder(pub PathBuf);
@@ -27,12 +23,15 @@ impl Folder {
     pub fn new(dir: &Path) -> Result<Folder> {
         for entry in fs::read_dir(dir)?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let process = name.strip_prefix("run-").and_then(|id| id.parse::<u32>().ok());
+            let id = name.strip_prefix("run-").and_then(|rest| rest.split('-').next());
+            let process = id.and_then(|id| id.parse::<u32>().ok());
             if process.is_some_and(|id| !Path::new("/proc").join(id.to_string()).exists()) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
-        let folder = dir.join(format!("run-{}", std::process::id()));
+        static RUNS: AtomicU32 = AtomicU32::new(0);
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
+        let folder = dir.join(format!("run-{}-{run}", std::process::id()));
         fs::create_dir_all(&folder)?;
         Ok(Folder(folder))
     }
@@ -72,21 +71,6 @@ impl Link {
 
     pub fn send(&self, kind: Kind, bytes: &[u8]) -> io::Result<()> {
         send(&self.wire, kind, bytes)
-    }
-
-    /// Interrupts the machine's processor from now on, again and again.
-    ///
-    /// QEMU's emulation of SVM changes the processor's set of pending events without the lock that its other
-    /// threads take to add to it, so now and then one is lost that says "look at the local APIC". What waits there,
-    /// such as the one-shot timer that all of Linux depends on, would wait for ever; the next interrupt of
-    /// any kind brings it to light.
-    pub fn poke(&self) {
-        let wire = Arc::clone(&self.wire);
-        std::thread::spawn(move || {
-            while send(&wire, Kind::Poke, &[]).is_ok() {
-                std::thread::sleep(POKE_EVERY);
-            }
-        });
     }
 
     /// Waits for the end of this process if it is the reason why the machine has gone.

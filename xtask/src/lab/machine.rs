@@ -10,6 +10,7 @@ use crate::packages;
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
@@ -17,6 +18,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// `no_timer_check`: on a busy host, timer interrupts come too late for the kernel's patience at boot.
 /// The last line is for speed: the less a kernel patches and protects its own code and clears pages,
@@ -25,11 +27,16 @@ const CMDLINE: &str = "console=ttyS0 quiet panic=-1 oops=panic reboot=t tsc=reli
     no_timer_check random.trust_cpu=on cryptomgr.notests \
     mitigations=off noreplace-smp rodata=off init_on_alloc=0";
 
+/// How long a lost interrupt stays lost.
+const POKE_EVERY: Duration = Duration::from_millis(50);
+
 /// A running QEMU; dropping it kills it.
 pub struct Machine {
     qemu: Arc<Mutex<Child>>,
     /// The other end of the port that the lab's first process speaks through.
     pub wire: UnixStream,
+    /// The other end of a second port, see [`Machine::poke`].
+    needle: UnixStream,
     console: PathBuf,
     messages: PathBuf,
 }
@@ -58,6 +65,7 @@ impl Machine {
         let initramfs = dir.join("initramfs");
         super::image::write(guest, &initramfs)?;
         let (wire, far) = UnixStream::pair()?;
+        let (needle, skin) = UnixStream::pair()?;
         let (console, messages) = (dir.join("console.log"), dir.join("qemu.log"));
 
         let mut command = Command::new(qemu);
@@ -68,9 +76,11 @@ impl Machine {
         command.arg("-kernel").arg(&guest.generic.vmlinux).arg("-initrd").arg(&initramfs);
         command.args(["-append", CMDLINE]);
         command.arg("-serial").arg(with_path("file:", &console, ""));
-        command.args(["-device", "virtio-serial-pci,max_ports=2"]);
+        command.args(["-device", "virtio-serial-pci,max_ports=3"]);
         command.args(["-chardev", &format!("socket,id=wire,fd={}", far.as_raw_fd())]);
         command.args(["-device", "virtserialport,chardev=wire,name=xtask,nr=1"]);
+        command.args(["-chardev", &format!("socket,id=poke,fd={}", skin.as_raw_fd())]);
+        command.args(["-device", "virtserialport,chardev=poke,name=poke,nr=2"]);
         let rest = ",id=host,security_model=none,readonly=on,multidevs=remap";
         command.arg("-fsdev").arg(with_path("local,path=", Path::new("/"), rest));
         command.args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]);
@@ -87,18 +97,41 @@ impl Machine {
         // SAFETY: the closure only makes system calls, and allocates and locks nothing.
         unsafe {
             command.pre_exec(move || {
-                // The far end stays open in QEMU, and QEMU does not outlive this thread.
-                rustix::io::fcntl_setfd(&far, rustix::io::FdFlags::empty())?;
+                // The far ends stay open in QEMU, and QEMU does not outlive this thread.
+                for end in [&far, &skin] {
+                    rustix::io::fcntl_setfd(end, rustix::io::FdFlags::empty())?;
+                }
                 let signal = rustix::process::Signal::KILL;
                 Ok(rustix::process::set_parent_process_death_signal(Some(signal))?)
             });
         }
         let child = command.spawn().context("cannot run QEMU")?;
-        Ok(Machine { qemu: Arc::new(Mutex::new(child)), wire, console, messages })
+        Ok(Machine { qemu: Arc::new(Mutex::new(child)), wire, needle, console, messages })
     }
 
     pub fn killer(&self) -> Killer {
         Killer(Arc::clone(&self.qemu))
+    }
+
+    /// Interrupts the machine's processor from now on, again and again.
+    ///
+    /// QEMU's emulation of SVM changes the processor's set of pending events without the lock that its other
+    /// threads take to add to it, so now and then one is lost that says "look at the local APIC". What waits there,
+    /// such as the one-shot timer that all of Linux depends on, would wait for ever; the next interrupt of
+    /// any kind brings it to light. A port of its own, as the other is blocked while nobody reads the
+    /// command's input.
+    pub fn poke(&self) -> Result<()> {
+        let mut needle = self.needle.try_clone()?;
+        needle.set_nonblocking(true)?;
+        std::thread::spawn(move || {
+            loop {
+                match needle.write(&[0]) {
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+                    _ => std::thread::sleep(POKE_EVERY),
+                }
+            }
+        });
+        Ok(())
     }
 
     /// The processor time QEMU has used, in hundredths of a second.

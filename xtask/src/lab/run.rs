@@ -146,7 +146,7 @@ impl Lab {
         if !self.options.stdin {
             link.send(Kind::Stdin, &[])?;
         }
-        link.poke();
+        machine.poke()?;
         let raw = job.terminals[0].then(Raw::enter);
         let deadline = self.options.timeout.map(|timeout| Instant::now() + timeout);
         let mut heard = Instant::now();

@@ -33,15 +33,12 @@ pub enum Kind {
     Stdin,
     /// To the lab: the terminal's columns and rows.
     Window,
-    /// To the lab, all the time: nothing but an interrupt, see [`Link::poke`](super::link::Link::poke).
-    Poke,
 }
 
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
-        use Kind::{Alive, Exit, Failed, Hello, Job, Poke};
-        use Kind::{Started, Stderr, Stdin, Stdout, Window};
-        let all = [Hello, Started, Failed, Stdout, Stderr, Exit, Alive, Job, Stdin, Window, Poke];
+        use Kind::{Alive, Exit, Failed, Hello, Job, Started, Stderr, Stdin, Stdout, Window};
+        let all = [Hello, Started, Failed, Stdout, Stderr, Exit, Alive, Job, Stdin, Window];
         all.into_iter().find(|kind| *kind as u8 == byte)
     }
 }

@@ -1,0 +1,111 @@
+//! The lab's stage: the test programs named `lab…`, in as many machines as this host has processors.
+//!
+//! A machine of the lab has one processor, so two of them side by side take half the time. Each runs
+//! its share of the tests, one after the other. They are listed here on the host: that needs no KVM.
+
+use super::{Tally, Wanted};
+use crate::lab::{Lab, Options};
+use crate::{cargo, host};
+use anyhow::{Context, Result, anyhow, ensure};
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// More machines than this would want more memory than many hosts have.
+const MACHINES: usize = 4;
+
+pub fn run(wanted: &Wanted) -> Result<Tally> {
+    let mut build = cargo::cargo();
+    let built = cargo::build(build.args(["test", "--no-run", "--package", "hyperkit", "--tests"]))?;
+    let programs = built.iter().filter(|built| built.kind == "test");
+    let programs: Vec<_> = programs.filter(|built| built.name.starts_with("lab")).collect();
+    ensure!(!programs.is_empty(), "there are no tests/lab*");
+    let mut environment = vec![("CARGO_MANIFEST_DIR".into(), host::root().into())];
+    environment.extend(wanted.long.then(|| ("HYPERKIT_LONG".into(), "1".into())));
+    let hours = if wanted.long { 8 } else { 1 };
+    let lab = Lab::new(Options {
+        stdin: false,
+        timeout: Some(Duration::from_secs(hours * 3600)),
+        environment,
+        ..Options::default()
+    })?;
+    let mut total = Tally::default();
+    for program in programs {
+        let tests = list(&program.path, wanted)?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let machines = processors.min(MACHINES).min(tests.len());
+        println!("     Running {} ({} tests in {machines} machines)", program.name, tests.len());
+        let shares = (0..machines).map(|index| share(&tests, index, machines));
+        let shares: Vec<_> = shares.collect();
+        let tallies = std::thread::scope(|scope| {
+            let shares = shares.iter();
+            let runs =
+                shares.map(|names| scope.spawn(|| run_share(&lab, &program.path, names, wanted)));
+            let runs: Vec<_> = runs.collect();
+            let done = runs.into_iter().map(|run| run.join());
+            done.map(|done| done.unwrap_or_else(|_| Err(anyhow!("a thread panicked"))))
+                .collect::<Vec<_>>()
+        });
+        for tally in tallies {
+            total.merge(&tally.unwrap_or_else(|error| {
+                println!("lab: {error:#}");
+                Tally { passed: 0, failed: 1 }
+            }));
+        }
+    }
+    Ok(total)
+}
+
+/// The names of the tests that were asked for.
+fn list(program: &Path, wanted: &Wanted) -> Result<Vec<OsString>> {
+    let mut command = Command::new(program);
+    command.arg("--list").args(wanted.arguments()).current_dir(host::root());
+    let text = host::output(&mut command).context("cannot list the lab's tests")?;
+    let text = String::from_utf8_lossy(&text);
+    Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(Into::into).collect())
+}
+
+/// Every so many-th test. Neighbours are alike, so each machine gets some of each sort.
+fn share(tests: &[OsString], index: usize, of: usize) -> Vec<OsString> {
+    tests.iter().skip(index).step_by(of).cloned().collect()
+}
+
+fn run_share(lab: &Lab, program: &Path, names: &[OsString], wanted: &Wanted) -> Result<Tally> {
+    let mut command = vec![program.as_os_str().to_owned()];
+    command.extend(["--test-threads=1".into(), "--exact".into()]);
+    command.extend(wanted.long.then(|| "--include-ignored".into()));
+    command.extend(names.iter().cloned());
+    let mut output = Vec::new();
+    // Whole lines only, as several machines speak at once.
+    let mut line = Vec::new();
+    let status = lab.run_into(&command, &mut |error, bytes| {
+        if error {
+            return std::io::stderr().write_all(bytes);
+        }
+        output.extend(bytes);
+        line.extend(bytes);
+        let whole = line.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(&line[..whole])?;
+        line.drain(..whole);
+        stdout.flush()
+    })?;
+    std::io::stdout().write_all(&line)?;
+    Ok(Tally::of(&String::from_utf8_lossy(&output), status == 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+    use std::ffi::OsString;
+
+    #[test]
+    fn every_test_is_in_exactly_one_share() {
+        let tests: Vec<OsString> = (0..7).map(|n| n.to_string().into()).collect();
+        let mut all: Vec<_> = (0..3).flat_map(|index| share(&tests, index, 3)).collect();
+        all.sort();
+        assert_eq!(all, tests);
+    }
+}
