@@ -16,11 +16,11 @@ fn a_guest_reboots_in_place_every_way_it_knows() {
             builder.cpus(2).kernel(Flavour::Cloud.kernel(&format!("console=ttyS0 quiet {way}")))
         });
         for _ in 0..2 {
-            session.wait_for(PROMPT);
+            session.wait_for_shell();
             assert_eq!(session.run("nproc"), "2\n");
             session.type_in("reboot -f\n");
         }
-        session.wait_for(PROMPT);
+        session.wait_for_shell();
         let uptime = session.run("cut -d. -f1 /proc/uptime");
         assert!(uptime.trim().parse::<u64>().unwrap() < 120, "{uptime}");
         session.type_in("poweroff -f\n");
@@ -60,7 +60,7 @@ fn the_power_button_shuts_the_guest_down() {
     for flavour in [Flavour::Cloud, Flavour::Generic] {
         let mut session =
             Session::start(|builder| builder.kernel(flavour.kernel("console=ttyS0 quiet")));
-        session.wait_for(PROMPT);
+        session.wait_for_shell();
         session.vm.power_button();
         assert_eq!(session.end().unwrap(), End::PowerOff);
     }
@@ -74,7 +74,7 @@ fn a_paused_guest_stands_still_and_goes_on_without_complaint() {
     let mut session = Session::start(|builder| {
         builder.cpus(2).kernel(Flavour::Cloud.kernel("console=ttyS0 quiet"))
     });
-    session.wait_for(PROMPT);
+    session.wait_for_shell();
     session.type_in("while sleep 0.1; do echo tick; done\n");
     for _ in 0..3 {
         session.wait_for("tick\r\n");

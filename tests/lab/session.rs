@@ -134,19 +134,24 @@ impl Session {
         self.keyboard.write_all(text.as_bytes()).unwrap();
     }
 
+    /// Waits for the shell that the guest boots to.
+    #[track_caller]
+    pub fn wait_for_shell(&mut self) {
+        self.wait_for("built-in shell");
+        self.wait_for(PROMPT);
+    }
+
     /// Runs a command in the guest's shell and returns what it printed.
     #[track_caller]
     pub fn run(&mut self, command: &str) -> String {
-        // The quotes keep the mark out of the echo of what is typed.
-        self.type_in(&format!("{command}; echo do\"\"ne=$?.\n"));
+        // The quotes keep the marks out of the echo of what is typed.
+        self.type_in(&format!("echo be\"\"gin; {command}; echo e\"\"nd\n"));
+        self.wait_for("begin\r\n");
         let begin = self.seen;
-        self.wait_for("done=");
-        self.wait_for(".");
-        let text = self.screen.text();
-        let output = text[begin..self.seen].replace("\r\n", "\n");
-        let output = output.rsplit_once("done=").map_or("", |parts| parts.0);
-        // Without the echo of the command.
-        output.split_once('\n').map_or("", |parts| parts.1).to_owned()
+        self.wait_for("end\r\n");
+        let output = self.screen.text()[begin..self.seen - "end\r\n".len()].replace("\r\n", "\n");
+        self.wait_for(PROMPT);
+        output
     }
 
     /// Why the machine ended, with the screen in the message if it does not.
