@@ -27,7 +27,7 @@ Usage: boot --kernel FILE [OPTION]...
   --cpus N             vCPUs [1]
   --memory SIZE        guest memory, with K, M or G [512M]
   --huge-pages         ask the host for transparent huge pages
-  --uuid UUID          the machine's UUID, as SMBIOS tells it
+  --uuid UUID          the machine's UUID, as SMBIOS tells it [random]
   --console KIND       what the terminal is in the guest: serial (ttyS0) or virtio (hvc0) [serial]
   --virtio-on-cmdline  announce virtio devices on the command line, for kernels without ACPI
   --no-reboot          end when the guest asks for a reset, instead of booting again
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
 
 fn parse() -> Result<Task, lexopt::Error> {
     let (mut kernel, mut initrd, mut cmdline) = (None, None, None);
-    let (mut cpus, mut memory, mut uuid) = (1, 512 << 20, Uuid::nil());
+    let (mut cpus, mut memory, mut uuid) = (1, 512 << 20, Uuid::new_v4());
     let (mut huge_pages, mut virtio_console, mut virtio_on_cmdline) = (false, false, false);
     let mut reboot = true;
     let mut args = lexopt::Parser::from_env();

@@ -66,7 +66,7 @@ impl Default for VmBuilder {
             virtio: Vec::new(),
             ports: Vec::new(),
             mmio: Vec::new(),
-            uuid: Uuid::nil(),
+            uuid: Uuid::new_v4(),
             on_reset: OnReset::default(),
             virtio_on_cmdline: false,
         }
@@ -175,7 +175,7 @@ impl<A: Accelerator> VmBuilder<A> {
         self
     }
 
-    /// The machine's UUID, as SMBIOS tells it to the guest; nil unless said otherwise.
+    /// The machine's UUID, as SMBIOS tells it to the guest; a random one unless said otherwise.
     pub fn uuid(mut self, uuid: Uuid) -> Self {
         self.uuid = uuid;
         self

@@ -4,9 +4,12 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(missing_docs)]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod dmesg;
 mod session;
 
+mod command;
 mod consoles;
 mod life;
 mod linux;

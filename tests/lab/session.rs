@@ -37,14 +37,20 @@ pub enum Flavour {
 }
 
 impl Flavour {
-    pub fn kernel(self, cmdline: &str) -> Kernel {
+    /// Where the kernel and the initrd are.
+    pub fn files(self) -> (PathBuf, PathBuf) {
         let (kernel, initrd) = match self {
             Self::Cloud => ("HK_KERNEL", "HK_INITRD"),
             Self::CloudElf => ("HK_VMLINUX", "HK_INITRD"),
             Self::Generic => ("HK_KERNEL_GENERIC", "HK_INITRD_GENERIC"),
         };
         let path = |name| PathBuf::from(std::env::var_os(name).expect(name));
-        Kernel::linux(path(kernel)).initrd(path(initrd)).cmdline(cmdline)
+        (path(kernel), path(initrd))
+    }
+
+    pub fn kernel(self, cmdline: &str) -> Kernel {
+        let (kernel, initrd) = self.files();
+        Kernel::linux(kernel).initrd(initrd).cmdline(cmdline)
     }
 }
 

@@ -1,0 +1,106 @@
+//! The example command, as a person at a terminal or a script uses it.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::tcgetattr;
+
+use super::common::example;
+use super::session::*;
+
+fn boot(flavour: Flavour, cmdline: &str) -> Command {
+    let (kernel, initrd) = flavour.files();
+    let mut command = Command::new(example("boot"));
+    command.arg("--kernel").arg(kernel).arg("--initrd").arg(initrd).args(["--cmdline", cmdline]);
+    command
+}
+
+#[test]
+fn commands_piped_in_are_run_by_the_guest() {
+    if !in_lab() {
+        return;
+    }
+    for (console, name) in [("serial", "ttyS0"), ("virtio", "hvc0")] {
+        let mut child = boot(Flavour::Cloud, &format!("console={name} quiet"))
+            .args(["--cpus", "2", "--console", console])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // All at once, long before there is a shell.
+        let input = b"uname -r; nproc; echo en\"\"d; poweroff -f\n";
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+        assert!(output.status.success(), "{text}");
+        assert!(text.contains("-cloud-amd64\n2\nend\n"), "{text}");
+    }
+}
+
+#[test]
+fn the_exit_status_tells_how_the_guest_ended() {
+    if !in_lab() {
+        return;
+    }
+    let crash = "panic=-1 reboot=triple";
+    for (more, script, expected) in
+        [("", "true", 0), ("", "reboot -f", 2), (crash, "echo c > /proc/sysrq-trigger", 3)]
+    {
+        let cmdline = scripted(&format!("console=ttyS0 quiet {more}"), script);
+        let output = boot(Flavour::Cloud, &cmdline)
+            .arg("--no-reboot")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(expected), "{script}: {text}");
+    }
+}
+
+#[test]
+fn a_terminal_is_raw_for_the_guest_and_as_before_afterwards() {
+    if !in_lab() {
+        return;
+    }
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+    let open = || File::options().read(true).write(true).open(&name).unwrap();
+    let terminal = open();
+    let before = format!("{:?}", tcgetattr(&terminal).unwrap());
+    let mut child = boot(Flavour::Cloud, "console=ttyS0 quiet")
+        .stdin(OwnedFd::from(open()))
+        .stdout(OwnedFd::from(open()))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+
+    let screen = Screen::default();
+    let mut copy = screen.clone();
+    let mut from = File::from(master.try_clone().unwrap());
+    let reader = std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            copy.write_all(&buffer[..count]).unwrap();
+        }
+    });
+    let mut keyboard = File::from(master);
+    let seen = screen.wait_for(PROMPT, 0);
+    assert_ne!(format!("{:?}", tcgetattr(&terminal).unwrap()), before);
+    // Ctrl-C is the guest's.
+    keyboard.write_all(b"sleep 1000\r").unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    keyboard.write_all(b"\x03echo go\"\"on\r").unwrap();
+    screen.wait_for("goon", seen);
+    // Ctrl-] is not.
+    keyboard.write_all(b"\x1d").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+    assert_eq!(format!("{:?}", tcgetattr(&terminal).unwrap()), before);
+    drop((terminal, keyboard));
+    reader.join().unwrap();
+}
