@@ -40,6 +40,7 @@ fn usage() -> String {
 }
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
     // The kernel hands its first process whatever words of its command line it has no use for.
     if std::process::id() == 1 && std::env::args_os().next().is_some_and(|name| name == "/init") {
         lab::init();

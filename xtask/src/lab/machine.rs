@@ -101,8 +101,11 @@ impl Machine {
                 for end in [&far, &skin] {
                     rustix::io::fcntl_setfd(end, rustix::io::FdFlags::empty())?;
                 }
-                let signal = rustix::process::Signal::KILL;
-                Ok(rustix::process::set_parent_process_death_signal(Some(signal))?)
+                #[cfg(target_os = "linux")]
+                rustix::process::set_parent_process_death_signal(Some(
+                    rustix::process::Signal::KILL,
+                ))?;
+                Ok(())
             });
         }
         let child = command.spawn().context("cannot run QEMU")?;

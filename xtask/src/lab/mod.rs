@@ -9,14 +9,19 @@
 //! machine that hangs or dies is replaced by another; afterwards nothing is ever run again.
 
 mod image;
+#[cfg(target_os = "linux")]
 mod init;
+#[cfg(target_os = "linux")]
 mod job;
 mod link;
 mod machine;
 mod run;
 mod terminal;
+// Half of it is for the machine's side, which is always Linux.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod wire;
 
+#[cfg(target_os = "linux")]
 pub use init::main as init;
 pub use run::{Lab, Options, is_of_xtask};
 pub use terminal::window;
