@@ -2,16 +2,21 @@
 //!
 //! A guest does nothing but write to a port, or to a register in memory. `bare` is `ioctl(KVM_RUN)` in a loop;
 //! `loop` is this crate's loop with a device on the bus. Both drive the same vCPU, in turns of some hundred exits,
-//! so that whatever else the machine does falls on both. The ratio of the medians is printed last.
+//! so that whatever else the machine does falls on both. The medians are printed last, and that of the ratios of
+//! turns that follow each other.
 
-mod support;
+#[path = "support/clock.rs"]
+mod clock;
+#[path = "support/guest.rs"]
+mod guest;
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::Criterion;
+use guest::load;
 use hyperkit::accel::kvm::{Kvm, KvmVcpu, KvmVm};
 use hyperkit::accel::{AccelVcpu, AccelVm, Accelerator, Exit, VmSpec};
 use hyperkit::bus::{Bus, BusDevice, Flow};
@@ -19,7 +24,6 @@ use hyperkit::memory::GuestRam;
 use hyperkit::vcpu::VcpuBus;
 use kvm_bindings::*;
 use kvm_ioctls::{VcpuFd, VmFd};
-use support::{load, median};
 
 const PORT: u16 = 0x500;
 const REGISTER: u64 = 0xd000_0000;
@@ -27,7 +31,7 @@ const REGISTER: u64 = 0xd000_0000;
 const KVM_RUN: u64 = 0xae80;
 /// Exits in one turn.
 const TURN: u64 = 400;
-const TURNS: usize = 150;
+const TURNS: usize = 200;
 
 /// `mov dx, 0x500; 1: out dx, al; jmp 1b`
 const PORT_WRITES: &[u8] = &[0x66, 0xba, 0x00, 0x05, 0xee, 0xeb, 0xfd];
@@ -91,9 +95,7 @@ impl Looped {
 
     fn run(&mut self, exits: u64) -> Duration {
         self.countdown.0.store(exits, Ordering::Relaxed);
-        let begun = Instant::now();
-        let exit = self.vcpu.run(&mut self.bus).unwrap();
-        let took = begun.elapsed();
+        let (exit, took) = clock::time(|| self.vcpu.run(&mut self.bus).unwrap());
         assert_eq!(exit, Exit::Interrupted);
         took
     }
@@ -150,16 +152,23 @@ impl Bare {
     fn run(&mut self, exits: u64) -> Duration {
         let fd = self.vcpu.as_raw_fd();
         let run: *const kvm_run = self.vcpu.get_kvm_run();
-        let begun = Instant::now();
-        for _ in 0..exits {
-            // SAFETY: KVM_RUN takes no argument.
-            let result = unsafe { libc::ioctl(fd, KVM_RUN, 0) };
-            // SAFETY: the mapping lives as long as the vCPU, and the kernel wrote it before the call returned.
-            let reason = unsafe { (*run).exit_reason };
-            assert!(result == 0 && (reason == KVM_EXIT_IO || reason == KVM_EXIT_MMIO));
-        }
-        begun.elapsed()
+        let ((), took) = clock::time(|| {
+            for _ in 0..exits {
+                // SAFETY: KVM_RUN takes no argument.
+                let result = unsafe { libc::ioctl(fd, KVM_RUN, 0) };
+                // SAFETY: the mapping lives as long as the vCPU; the kernel wrote it before the call returned.
+                let reason = unsafe { (*run).exit_reason };
+                assert!(result == 0 && (reason == KVM_EXIT_IO || reason == KVM_EXIT_MMIO));
+            }
+        });
+        took
     }
+}
+
+/// The middle one.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 fn main() {
@@ -176,18 +185,16 @@ fn main() {
         group.bench_function("exit loop", |b| b.iter_custom(|exits| looped.run(exits)));
         group.finish();
 
-        let (mut bare_times, mut looped_times) = (Vec::new(), Vec::new());
-        for _ in 0..TURNS {
-            bare_times.push(bare.run(TURN));
-            looped_times.push(looped.run(TURN));
-        }
-        table.push((kind, median(bare_times), median(looped_times)));
+        let nanos = |time: Duration| time.as_nanos() as f64 / TURN as f64;
+        let turns: Vec<_> =
+            (0..TURNS).map(|_| (nanos(bare.run(TURN)), nanos(looped.run(TURN)))).collect();
+        let median = |value: fn(&(f64, f64)) -> f64| median(turns.iter().map(value).collect());
+        let ratio = median(|(bare, looped)| looped / bare);
+        table.push((kind, median(|turn| turn.0), median(|turn| turn.1), ratio));
     }
     criterion.final_summary();
     println!("\nexit round trip, medians of {TURNS} turns of {TURN} exits each, taken in turn:");
-    for (kind, bare, looped) in table {
-        let nanos = |time: Duration| time.as_nanos() as f64 / TURN as f64;
-        let (bare, looped) = (nanos(bare), nanos(looped));
-        println!("  {kind}: bare {bare:.0} ns, loop {looped:.0} ns, ratio {:.3}", looped / bare);
+    for (kind, bare, looped, ratio) in table {
+        println!("  {kind}: bare {bare:.0} ns, loop {looped:.0} ns, ratio {ratio:.3}");
     }
 }
