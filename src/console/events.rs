@@ -42,15 +42,17 @@ impl EventLoop {
         for feed in &self.feeds {
             self.shared.push_input(&feed.take(self.shared.input_room()));
         }
-        // Asked again, because that is what makes the port call back once there is room.
-        let sources = if self.shared.input_room() > 0 { self.sources.len() } else { 0 };
+        // No room, in the end, means that the port will wake us. Room means that nothing may be left lying.
+        let room = self.shared.input_room() > 0;
+        let sources = if room { self.sources.len() } else { 0 };
+        let more = room && !self.feeds.iter().all(|feed| feed.is_empty());
         let pending: Vec<usize> =
             (0..self.sinks.len()).filter(|&at| self.sinks[at].queue().is_ready(linger)).collect();
         let mut fds = vec![PollFd::new(&self.waker, PollFlags::IN)];
         fds.extend(self.sources[..sources].iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         fds.extend(pending.iter().map(|&at| PollFd::new(&self.sinks[at], PollFlags::OUT)));
-        let linger = linger.then_some(LINGER);
-        wait(&mut fds, [again, linger].into_iter().flatten().min());
+        let (more, linger) = (more.then_some(Duration::ZERO), linger.then_some(LINGER));
+        wait(&mut fds, [again, more, linger].into_iter().flatten().min());
 
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         let (ready_sources, ready_sinks) = ready[1..].split_at(sources);

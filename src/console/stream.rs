@@ -36,6 +36,10 @@ impl Feed {
         bytes
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.state().bytes.is_empty()
+    }
+
     fn state(&self) -> MutexGuard<'_, FeedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

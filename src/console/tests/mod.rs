@@ -31,10 +31,14 @@ pub(super) fn read(port: &Port, count: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 1000];
     until("input", || {
-        let most = buffer.len().min(count - bytes.len());
-        let got = port.read(&mut buffer[..most]);
-        bytes.extend(&buffer[..got]);
-        bytes.len() == count
+        loop {
+            let most = buffer.len().min(count - bytes.len());
+            let got = port.read(&mut buffer[..most]);
+            bytes.extend(&buffer[..got]);
+            if got == 0 {
+                return bytes.len() == count;
+            }
+        }
     });
     bytes
 }
@@ -271,6 +275,27 @@ fn input_waits_for_the_guest_and_none_is_lost() {
     std::thread::sleep(Duration::from_millis(20));
     assert!(taken.load(Ordering::Relaxed) < BEHIND, "read ahead without bound");
     assert!(read(&port, bytes.len()) == bytes);
+}
+
+/// A device that takes a few bytes at a time, all the time: there is room again between any two looks of the event
+/// loop, also when it has just found none.
+#[test]
+fn a_device_that_nibbles_gets_all_input() {
+    let bytes = pattern(8 << 20);
+    let console = Console::input(io::Cursor::new(bytes.clone())).open().unwrap();
+    let port = console.port();
+    let (mut got, mut last) = (Vec::<u8>::new(), Instant::now());
+    until("a full buffer", || port.waiting() == 64 << 10);
+    while got.len() < bytes.len() {
+        let mut some = [0; 61];
+        let count = port.read(&mut some);
+        got.extend(&some[..count]);
+        match count {
+            0 => assert!(last.elapsed() < PATIENCE, "stuck after {} bytes", got.len()),
+            _ => last = Instant::now(),
+        }
+    }
+    assert!(got == bytes);
 }
 
 #[test]

@@ -106,7 +106,6 @@ fn child_terminal() {
 #[test]
 fn a_terminal_is_raw_while_the_console_is_open() {
     let mut process = OnTerminal::new("terminal");
-    assert!(!process.is_raw());
     process.wait_for("<ready>");
     assert!(process.is_raw());
     // Ctrl-C, Ctrl-Z and Ctrl-D are the guest's.
@@ -282,7 +281,8 @@ fn child_leaks() {
     for _ in 0..50 {
         each();
     }
-    assert_eq!(count(), before, "threads and descriptors");
+    // A reader's thread that was in `read` ends right after it; all others have ended.
+    until("threads and descriptors to go", || count() == before);
 
     // Idle is silent: nobody wakes up.
     let log = dir.path().join("log");
