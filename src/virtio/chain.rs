@@ -53,7 +53,7 @@ impl Chain {
     ) -> Result<Self, Error> {
         room.clear();
         let mut buffers = Buffers { pieces: room, ..Buffers::default() };
-        let mut table = Table::new(table);
+        let mut table = Table(table);
         let mut index = head;
         let mut left = limits.longest;
         let mut inside = false;
@@ -152,18 +152,9 @@ impl Buffers {
 }
 
 /// A table of descriptors, the queue's or an indirect one.
-struct Table<'a> {
-    entries: VolatileSlice<'a>,
-    size: u16,
-}
+struct Table<'a>(VolatileSlice<'a>);
 
 impl<'a> Table<'a> {
-    fn new(entries: VolatileSlice<'a>) -> Self {
-        // More entries than an index can name are of no use.
-        let size = entries.len() / size_of::<Descriptor>();
-        Self { entries, size: u16::try_from(size).unwrap_or(u16::MAX) }
-    }
-
     /// The table that an indirect descriptor points to: a whole number of descriptors, at least one, in RAM.
     fn find(head: u16, entry: &Descriptor, ram: &'a Ram) -> Result<Self, Error> {
         let len = entry.len();
@@ -172,14 +163,16 @@ impl<'a> Table<'a> {
         }
         match ram.find_whole(entry.addr().0, len as usize) {
             // SAFETY: it was found in `ram`, which lives as long as the table.
-            Some(piece) => Ok(Self::new(unsafe { piece.slice() })),
+            Some(piece) => Ok(Self(unsafe { piece.slice() })),
             None => Err(Error::Indirect { head, why: "outside of RAM" }),
         }
     }
 
     fn get(&self, index: u16) -> Result<Descriptor, Error> {
-        let offset = usize::from(index) * size_of::<Descriptor>();
-        let entry = self.entries.get_ref(offset).ok().filter(|_| index < self.size);
-        entry.map(|entry| entry.load()).ok_or(Error::Index { index, size: self.size })
+        let Self(entries) = self;
+        match entries.get_ref(usize::from(index) * size_of::<Descriptor>()) {
+            Ok(entry) => Ok(entry.load()),
+            Err(_) => Err(Error::Index { index, size: entries.len() / size_of::<Descriptor>() }),
+        }
     }
 }

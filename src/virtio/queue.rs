@@ -71,7 +71,7 @@ pub enum Error {
         /// The index.
         index: u16,
         /// The size of the table.
-        size: u16,
+        size: usize,
     },
     /// A chain was made available again before it was used.
     #[error("chain {head} is in flight already")]
@@ -214,7 +214,7 @@ impl Queue {
         };
         self.budget -= 1;
         let size = self.size();
-        let (word, bit) = self.bit(head).ok_or(Error::Index { index: head, size })?;
+        let (word, bit) = self.bit(head).ok_or(Error::Index { index: head, size: size.into() })?;
         if *word & bit != 0 {
             return Err(Error::InFlight { head });
         }
