@@ -136,6 +136,9 @@ fn obey(
         ending.store(true, Ordering::SeqCst);
         killer.kill();
         terminal::restore();
+        if signal != SIGINT {
+            eprintln!("xtask lab: ended by signal {signal}");
+        }
         let _ = fs::remove_dir_all(folder);
         std::process::exit(128 + signal);
     }
