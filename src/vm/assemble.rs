@@ -173,10 +173,9 @@ impl<V: AccelVm> Machine<V> {
             acpi: acpi::Config { cpus: config.cpus, ..Default::default() },
         };
         let power = Arc::new(AcpiPm::new(parts.line(layout::SCI_GSI)?));
-        let i8042 = Arc::new(I8042::new());
         parts.ports("ACPI", layout::ACPI_PM_PORT, AcpiPm::PORTS, power.clone())?;
-        parts.ports("keyboard controller data", layout::I8042_DATA_PORT, 1, i8042.clone())?;
-        parts.ports("keyboard controller", layout::I8042_COMMAND_PORT, 1, i8042)?;
+        let keyboard_controller = Arc::new(I8042::new());
+        parts.ports("keyboard controller", layout::I8042_COMMAND_PORT, 1, keyboard_controller)?;
         parts.ports("reset control", layout::RESET_PORT, 1, Arc::new(ResetControl::new()))?;
         let clock = Arc::new(Cmos::new(config.memory, parts.line(layout::RTC_GSI)?));
         parts.ports("CMOS", layout::CMOS_PORT, Cmos::PORTS, clock)?;

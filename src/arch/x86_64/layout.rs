@@ -70,8 +70,6 @@ pub const COM_GSIS: [u32; 4] = [4, 3, 5, 7];
 pub const CMOS_PORT: u16 = 0x70;
 /// The real-time clock's interrupt line.
 pub const RTC_GSI: u32 = 8;
-/// Keyboard controller data port.
-pub const I8042_DATA_PORT: u16 = 0x60;
 /// Keyboard controller status and command port.
 pub const I8042_COMMAND_PORT: u16 = 0x64;
 /// Reset control register.

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 
@@ -25,12 +26,29 @@ const QUEUES: [u16; 2] = [64, 64];
 /// Bytes copied at a time.
 const STEP: usize = 4096;
 
+/// A driver that has written nothing for so long has started.
+const SETTLED: Duration = Duration::from_millis(100);
+/// A driver that was made ready so long ago has started in any case.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// A console device.
 pub struct Console {
     port: Port,
     config: Arc<ConfigSpace>,
     /// Set by the port when there is input or another size.
     changed: Option<Arc<Notifier>>,
+    /// The driver may still be starting.
+    settling: Option<Settling>,
+}
+
+/// How long input waits for a driver that starts.
+///
+/// Linux's throws away what comes before its probe has ended (`in_intr` in drivers/char/virtio_console.c), and has no
+/// way to say when that is, with one port. But it writes the kernel's log out meanwhile, if it has any part in
+/// that. So input begins when the driver has been silent for a moment.
+struct Settling {
+    until: Instant,
+    limit: Instant,
 }
 
 impl Console {
@@ -38,7 +56,7 @@ impl Console {
     pub fn new(port: Port) -> Self {
         // cols, rows, max_nr_ports (one: F_MULTIPORT is not offered), emerg_wr.
         let config = ConfigSpace::new([0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
-        let console = Self { port, config: Arc::new(config), changed: None };
+        let console = Self { port, config: Arc::new(config), changed: None, settling: None };
         console.resize();
         console
     }
@@ -53,6 +71,9 @@ impl Console {
 
     /// Input, as far as there are bytes and buffers.
     fn receive(&self, cx: &mut Context<'_>) -> Result<(), Error> {
+        if self.settling.is_some() {
+            return Ok(());
+        }
         let Some(queue) = cx.queue(RECEIVE) else { return Ok(()) };
         let mut bytes = [0; STEP];
         while let Some(chain) = queue.pop()? {
@@ -75,7 +96,10 @@ impl Console {
     }
 
     /// Output.
-    fn transmit(&self, cx: &mut Context<'_>) -> Result<(), Error> {
+    fn transmit(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        if let Some(settling) = &mut self.settling {
+            settling.until = settling.limit.min(Instant::now() + SETTLED);
+        }
         let Some(queue) = cx.queue(TRANSMIT) else { return Ok(()) };
         let mut bytes = [0; STEP];
         while let Some(chain) = queue.pop()? {
@@ -119,6 +143,25 @@ impl VirtioDevice for Console {
         self.port.on_input(move || on_input.notify());
         self.port.on_resize(move || on_resize.notify());
         Ok(())
+    }
+
+    fn activate(&mut self, _features: u64, _cx: &mut Context<'_>) -> Result<(), Error> {
+        let now = Instant::now();
+        self.settling = Some(Settling { until: now + SETTLED, limit: now + PATIENCE });
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.settling.as_ref().map(|settling| settling.until)
+    }
+
+    fn timer(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        self.settling = None;
+        self.receive(cx)
+    }
+
+    fn reset(&mut self) {
+        self.settling = None;
     }
 
     fn queue_ready(&mut self, index: u16, cx: &mut Context<'_>) -> Result<(), Error> {
