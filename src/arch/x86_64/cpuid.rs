@@ -4,6 +4,7 @@
 //! cores, caches and power management, so they are rewritten to the machine that the guest has:
 //! one package with a core for each vCPU, one thread each, all sharing the last-level cache; timers that run
 //! in every sleep state, and no instructions to wait for memory writes. Security features stay as reported.
+//! Virtualization is not offered: a reset in place could not take a guest's own guests along.
 //!
 //! Leaves as in Intel's SDM, volume 2, CPUID, and AMD's APM, volume 3, appendix E.
 
@@ -50,6 +51,7 @@ const AMD_TOPOLOGY: u32 = 0x8000_001e;
 
 // Leaf 1, ECX.
 const ECX_MONITOR: u32 = 1 << 3;
+const ECX_VMX: u32 = 1 << 5;
 const ECX_PDCM: u32 = 1 << 15;
 const ECX_X2APIC: u32 = 1 << 21;
 const ECX_TSC_DEADLINE: u32 = 1 << 24;
@@ -66,6 +68,7 @@ const EAX_ARAT: u32 = 1 << 2;
 /// What look like threads (by `EDX_HTT`) are cores.
 const ECX_CMP_LEGACY: u32 = 1 << 1;
 const ECX_TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
+const ECX_SVM: u32 = 1 << 2;
 const ECX_MONITORX: u32 = 1 << 29;
 /// Leaf 0x4000_0001, EAX (Linux, `Documentation/virt/kvm/x86/cpuid.rst`): asynchronous page faults, end of
 /// interrupt in memory, wake-ups, interrupts by hypercall, asynchronous page faults by interrupt. All need KVM's APIC.
@@ -136,7 +139,7 @@ impl Vcpu {
             TSC_FREQUENCY | CPU_FREQUENCY => clear(&mut entry),
             KVM_FEATURES if !self.options.kernel_irqchip => entry.eax &= !EAX_NEEDS_KVM_APIC,
             EXTENDED_FEATURES => {
-                entry.ecx &= !ECX_MONITORX;
+                entry.ecx &= !(ECX_MONITORX | ECX_SVM);
                 if self.amd {
                     set(&mut entry.ecx, ECX_CMP_LEGACY, self.cpus > 1);
                 }
@@ -163,7 +166,7 @@ impl Vcpu {
         // Cores by the ids that they may have on Intel's processors, by their count on AMD's.
         let count = if self.amd { self.cpus } else { 1 << self.id_bits() };
         entry.ebx = (self.id & 0xff) << 24 | count.min(0xff) << 16 | line << 8 | entry.ebx & 0xff;
-        entry.ecx &= !(ECX_MONITOR | ECX_OSXSAVE);
+        entry.ecx &= !(ECX_MONITOR | ECX_OSXSAVE | ECX_VMX);
         entry.ecx |= ECX_HYPERVISOR;
         set(&mut entry.ecx, ECX_TSC_DEADLINE, self.options.tsc_deadline);
         if !self.options.kernel_irqchip {
@@ -404,6 +407,22 @@ mod tests {
         let mut supported = intel();
         supported[1].ebx &= !0xff00;
         assert_eq!(find(&for_vcpu(&supported, 0, 1, KVM), 1, 0).ebx & 0xff00, 0x0800);
+    }
+
+    #[test]
+    fn a_guest_is_offered_no_virtualization_of_its_own() {
+        for mut supported in [intel(), amd()] {
+            for entry in &mut supported {
+                match entry.function {
+                    FEATURES => entry.ecx |= ECX_VMX,
+                    EXTENDED_FEATURES => entry.ecx |= ECX_SVM,
+                    _ => {}
+                }
+            }
+            let table = for_vcpu(&supported, 0, 1, KVM);
+            assert_eq!(find(&table, FEATURES, 0).ecx & ECX_VMX, 0);
+            assert_eq!(find(&table, EXTENDED_FEATURES, 0).ecx & ECX_SVM, 0);
+        }
     }
 
     #[test]
