@@ -3,7 +3,7 @@
 //! A device lives on a thread of its own, which calls it back when there is something to do: a queue was kicked, a
 //! host descriptor became ready, a deadline passed, the driver or the machine's owner wants something. No two calls
 //! overlap, so a device needs no locks. It reaches its queues, guest memory and the driver through the [`Context`]
-//! of each call; what it answered is put into the used rings, and interrupts are sent, at the end of the call.
+//! of each call; interrupts for what it answered are sent at the end of the call.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -59,6 +59,36 @@ pub enum Error {
 /// An error from any call ends the activation: the device is reset, the driver sees DEVICE_NEEDS_RESET, and the
 /// next call is the next activation. Calls must not block, but for [`pause`](Self::pause) and
 /// [`reset`](Self::reset), which wait for what is in flight.
+///
+/// A device in full, which says hello to whoever asks:
+///
+/// ```
+/// use hyperkit::virtio::{Context, Error, VirtioDevice};
+///
+/// struct Hello;
+///
+/// impl VirtioDevice for Hello {
+///     fn id(&self) -> u32 {
+///         63
+///     }
+///     fn name(&self) -> &str {
+///         "hello"
+///     }
+///     fn queue_sizes(&self) -> &[u16] {
+///         &[16]
+///     }
+///     fn queue_ready(&mut self, index: u16, cx: &mut Context<'_>) -> Result<(), Error> {
+///         let Some(queue) = cx.queue(index) else { return Ok(()) };
+///         while let Some(chain) = queue.pop()? {
+///             let mut writer = chain.writer();
+///             writer.write(b"hello");
+///             let written = writer.written();
+///             queue.push(chain, written)?;
+///         }
+///         Ok(())
+///     }
+/// }
+/// ```
 pub trait VirtioDevice: Send {
     /// The device ID (§5).
     fn id(&self) -> u32;

@@ -8,6 +8,7 @@
 //! and moved to the device; nothing that is written here later can change them. A reset, and a driver that gives a
 //! single queue up, waits until the device has let go.
 
+use std::fmt::Display;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,7 +38,6 @@ const CONFIG: u64 = VIRTIO_MMIO_CONFIG as u64;
 /// The registers of a virtio device, and the device behind them.
 pub struct MmioTransport {
     id: u32,
-    name: String,
     config: Arc<ConfigSpace>,
     setup: Mutex<Setup>,
     memory: Arc<GuestMemoryMmap>,
@@ -51,6 +51,9 @@ struct Signals {
     pending: AtomicU32,
     needs_reset: AtomicBool,
     line: Arc<dyn IrqLine>,
+    /// The device, for the log, and whether it is in there already.
+    name: String,
+    complained: AtomicBool,
 }
 
 impl Signals {
@@ -70,7 +73,11 @@ impl Interrupt for Signals {
         self.raise(VIRTIO_MMIO_INT_CONFIG);
     }
 
-    fn needs_reset(&self) {
+    fn needs_reset(&self, why: &dyn Display) {
+        // Once: a driver can do it again and again, and is not to fill the host's log.
+        if !self.complained.swap(true, Ordering::Relaxed) {
+            log::warn!("virtio-{} needs a reset: {why}", self.name);
+        }
         self.needs_reset.store(true, Ordering::SeqCst);
         self.config();
     }
@@ -93,11 +100,12 @@ impl MmioTransport {
             pending: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
             line: irq,
+            name: device.name().to_owned(),
+            complained: AtomicBool::new(false),
         });
         let memory = Arc::new(memory);
         Ok(Arc::new(Self {
             id: device.id(),
-            name: device.name().to_owned(),
             config: device.config(),
             setup: Mutex::new(Setup::new(offered, device.queue_sizes())),
             memory: memory.clone(),
@@ -195,10 +203,7 @@ impl MmioTransport {
             Step::Reset => self.reset_with(&mut setup),
             Step::Activate => match self.queues(&setup) {
                 Ok(queues) => self.worker.activate(queues, setup.features()),
-                Err(error) => {
-                    log::warn!("virtio {} needs a reset: queue: {error}", self.name);
-                    self.signals.needs_reset();
-                }
+                Err(error) => self.signals.needs_reset(&error),
             },
         }
     }

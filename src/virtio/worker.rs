@@ -373,10 +373,9 @@ impl Loop {
     }
 
     fn fail(&mut self, error: &Error) {
-        log::warn!("virtio {} needs a reset: {error}", self.device.name());
         if self.active {
             self.reset();
-            self.interrupt.needs_reset();
+            self.interrupt.needs_reset(error);
         }
     }
 }
