@@ -4,6 +4,7 @@
 //! one supervisor thread brings the two together. There is one lock and one condition variable; none of it is
 //! touched while the guest runs.
 
+use std::cell::Cell;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,9 @@ struct State {
     epoch: u64,
     /// Where the boot processor starts in this epoch.
     entry: Option<Box<CpuState>>,
+    /// vCPUs that have reset themselves in this epoch. None runs before all have: the first might start another, and
+    /// that one forget it by its own reset.
+    fresh: usize,
     /// vCPUs that wait at the gate.
     parked: usize,
     /// vCPUs that wait at the gate because they halted for good.
@@ -70,6 +74,7 @@ impl Control {
             goal: Goal::Park,
             epoch: 0,
             entry: None,
+            fresh: 0,
             parked: 0,
             halted: 0,
             event: None,
@@ -190,6 +195,7 @@ impl Control {
         state.epoch += 1;
         state.entry = Some(Box::new(entry));
         state.event = None;
+        state.fresh = 0;
         state.halted = 0;
         state.goal = if state.paused { Goal::Park } else { Goal::Run };
         self.changed.notify_all();
@@ -219,8 +225,10 @@ impl Control {
 pub(super) struct VcpuGate<'a> {
     control: &'a Control,
     boot_processor: bool,
-    epoch: std::cell::Cell<u64>,
-    halted: std::cell::Cell<bool>,
+    /// The epoch it has reset itself for, and whether it has told.
+    epoch: Cell<u64>,
+    fresh: Cell<bool>,
+    halted: Cell<bool>,
 }
 
 impl<'a> VcpuGate<'a> {
@@ -228,26 +236,38 @@ impl<'a> VcpuGate<'a> {
         Self {
             control,
             boot_processor: id == 0,
-            epoch: std::cell::Cell::new(0),
-            halted: std::cell::Cell::new(false),
+            epoch: Cell::new(0),
+            fresh: Cell::new(true),
+            halted: Cell::new(false),
         }
+    }
+}
+
+impl VcpuGate<'_> {
+    fn may_run(&self, state: &State) -> bool {
+        state.fresh == self.control.vcpus && state.event.is_none() && !self.halted.get()
     }
 }
 
 impl Gate for VcpuGate<'_> {
     fn next(&self) -> Next {
         let mut state = self.control.lock();
+        if !self.fresh.replace(true) && self.epoch.get() == state.epoch {
+            state.fresh += 1;
+            self.control.changed.notify_all();
+        }
         let mut parked = false;
         let next = loop {
             match state.goal {
                 Goal::Quit => break Next::Quit,
                 Goal::Run if self.epoch.get() != state.epoch => {
                     self.epoch.set(state.epoch);
+                    self.fresh.set(false);
                     self.halted.set(false);
                     let entry = state.entry.clone().filter(|_| self.boot_processor);
                     break Next::Reset(entry);
                 }
-                Goal::Run if !self.halted.get() && state.event.is_none() => break Next::Run,
+                Goal::Run if self.may_run(&state) => break Next::Run,
                 _ => {}
             }
             if !parked {
