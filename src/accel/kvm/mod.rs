@@ -2,7 +2,7 @@
 //!
 //! Registers, memory and interrupts go through the ioctls of the kernel's `Documentation/virt/kvm/api.rst`. The
 //! interrupt controllers and the timer are KVM's own unless [`Kvm::without_irqchip`] is asked for, interrupts are
-//! irqfds, doorbells are ioeventfds. No signal handler is installed: see [`kick`].
+//! irqfds, doorbells are ioeventfds. No signal handler is installed: see `kick.rs`.
 
 mod kick;
 #[cfg(target_arch = "x86_64")]
