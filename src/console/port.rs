@@ -16,7 +16,7 @@ pub(super) const INPUT_CAPACITY: usize = 64 << 10;
 
 /// The device's end of a console: what the guest writes goes in, what is typed on the host comes out.
 ///
-/// Nothing here ever blocks. Copies share the port. The default is a port that leads nowhere.
+/// Nothing here ever blocks, but for [`write_patiently`](Self::write_patiently). Copies share the port. The default is a port that leads nowhere.
 #[derive(Clone, Default)]
 pub struct Port(pub(super) Arc<Shared>);
 
@@ -53,11 +53,23 @@ impl Port {
     /// Takes what the guest wrote. What a host side cannot take in time is dropped and counted.
     #[inline]
     pub fn write(&self, bytes: &[u8]) {
+        self.put(bytes, Queue::push);
+    }
+
+    /// As [`write`](Self::write), for a device with a thread of its own: waits for a host side that is behind, a
+    /// tenth of a second at most, before it drops what is too much for it. One that has let the device wait for
+    /// nothing is not waited for again until it has caught up by half.
+    pub fn write_patiently(&self, bytes: &[u8]) {
+        self.put(bytes, Queue::push_patiently);
+    }
+
+    #[inline]
+    fn put(&self, bytes: &[u8], push: impl Fn(&Queue, &[u8]) -> usize) {
         for output in &self.0.outputs {
             match output {
                 Output::Ring(ring) => ring.push(bytes),
                 Output::Queue(queue) => {
-                    let lost = queue.push(bytes);
+                    let lost = push(queue, bytes);
                     if lost > 0 {
                         self.0.dropped.fetch_add(lost as u64, Ordering::Relaxed);
                     }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::port::Waker;
 
@@ -15,12 +15,16 @@ use super::port::Waker;
 pub(super) const CAPACITY: usize = 64 << 10;
 /// How long a consumer that has just written waits for more before it sleeps: how late output may come.
 pub(super) const LINGER: Duration = Duration::from_millis(1);
+/// How long a producer waits for a consumer that is behind, if it waits at all.
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 /// So much output ends the wait.
 const BATCH: usize = 8 << 10;
 
 pub(super) struct Queue {
     state: Mutex<State>,
     consumer: Consumer,
+    /// Bytes were taken out.
+    room: Condvar,
 }
 
 /// Who takes the bytes out.
@@ -35,6 +39,10 @@ struct State {
     bytes: VecDeque<u8>,
     /// The consumer wants to be woken when so many bytes are there. `usize::MAX` while it is awake.
     wake_at: usize,
+    /// A producer waits for room.
+    wanted: bool,
+    /// A producer has waited in vain, and none does again before half of the bytes are gone.
+    stuck: bool,
     closed: bool,
     dead: bool,
 }
@@ -52,8 +60,15 @@ impl Queue {
 
     fn new(consumer: Consumer) -> Self {
         let bytes = VecDeque::with_capacity(CAPACITY);
-        let state = State { bytes, wake_at: usize::MAX, closed: false, dead: false };
-        Self { state: Mutex::new(state), consumer }
+        let state = State {
+            bytes,
+            wake_at: usize::MAX,
+            wanted: false,
+            stuck: false,
+            closed: false,
+            dead: false,
+        };
+        Self { state: Mutex::new(state), consumer, room: Condvar::new() }
     }
 
     /// Adds as much of `bytes` as there is room for, and tells how many were lost.
@@ -73,6 +88,38 @@ impl Queue {
         bytes.len() - fit
     }
 
+    /// As [`push`](Self::push), but waits for a consumer that is only behind, [`PATIENCE`] at most.
+    pub fn push_patiently(&self, mut bytes: &[u8]) -> usize {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = self.push(bytes);
+            bytes = &bytes[bytes.len() - left..];
+            if left == 0 || !self.wait_for_room(deadline) {
+                return left;
+            }
+        }
+    }
+
+    /// Whether there is room; waits for it unless that has been in vain lately.
+    fn wait_for_room(&self, deadline: Instant) -> bool {
+        let mut state = self.state();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.dead || state.closed || state.stuck {
+                return false;
+            }
+            if state.bytes.len() < CAPACITY {
+                return true;
+            }
+            if left.is_zero() {
+                state.stuck = true;
+                return false;
+            }
+            state.wanted = true;
+            state = self.room.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// Copies the oldest bytes into `buffer`, and leaves them where they are.
     pub fn peek(&self, buffer: &mut [u8]) -> usize {
         let state = self.state();
@@ -87,6 +134,10 @@ impl Queue {
         let mut state = self.state();
         let count = count.min(state.bytes.len());
         state.bytes.drain(..count);
+        state.stuck &= state.bytes.len() > CAPACITY / 2;
+        if std::mem::take(&mut state.wanted) {
+            self.room.notify_all();
+        }
     }
 
     /// How many bytes wait.

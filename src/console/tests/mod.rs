@@ -186,6 +186,52 @@ fn a_stuck_sink_loses_only_its_own_output() {
     drop(release);
 }
 
+/// Takes what it is given, after a while.
+struct Slow(Written);
+
+impl Write for Slow {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        std::thread::sleep(Duration::from_millis(2));
+        let taken = &bytes[..bytes.len().min(4096)];
+        self.0.write(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_patient_device_loses_nothing_to_a_sink_that_is_slow() {
+    let written = Written::default();
+    let console = Console::output(Slow(written.clone())).open().unwrap();
+    let bytes = pattern(300_000);
+    for chunk in bytes.chunks(4096) {
+        console.port().write_patiently(chunk);
+    }
+    assert_eq!(console.port().dropped(), 0);
+    until("output", || written.bytes().len() == bytes.len());
+    assert!(written.bytes() == bytes);
+}
+
+#[test]
+fn a_patient_device_does_not_wait_long_for_a_sink_that_is_stuck_broken_or_closed() {
+    let (stuck, release) = stuck();
+    let console = Console::output(stuck).and(Console::output(Broken)).open().unwrap();
+    let port = console.port().clone();
+    let begun = Instant::now();
+    for _ in 0..1000 {
+        port.write_patiently(&[0; 4096]);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(port.dropped() >= 1000 * 4096 - BEHIND as u64);
+    drop(release);
+    drop(console);
+    let begun = Instant::now();
+    port.write_patiently(&[0; 4096]);
+    assert!(begun.elapsed() < Duration::from_millis(90), "{:?}", begun.elapsed());
+}
+
 #[test]
 fn a_broken_sink_costs_nothing_but_its_output() {
     let written = Written::default();

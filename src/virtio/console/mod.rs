@@ -106,7 +106,7 @@ impl Console {
             let mut reader = chain.reader();
             while reader.remaining() > 0 {
                 let count = reader.read(&mut bytes);
-                self.port.write(bytes.get(..count).unwrap_or_default());
+                self.port.write_patiently(bytes.get(..count).unwrap_or_default());
             }
             queue.push(chain, 0)?;
         }
