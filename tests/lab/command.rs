@@ -24,19 +24,21 @@ fn commands_piped_in_are_run_by_the_guest() {
     if !in_lab() {
         return;
     }
-    let mut child = boot(Flavour::Cloud, "console=ttyS0 quiet")
-        .args(["--cpus", "2"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // All at once, long before there is a shell.
-    let input = b"uname -r; nproc; echo en\"\"d; poweroff -f\n";
-    child.stdin.take().unwrap().write_all(input).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
-    assert!(output.status.success(), "{text}");
-    assert!(text.contains("-cloud-amd64\n2\nend\n"), "{text}");
+    for (console, name) in [("serial", "ttyS0"), ("virtio", "hvc0")] {
+        let mut child = boot(Flavour::Cloud, &format!("console={name} quiet"))
+            .args(["--cpus", "2", "--console", console])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // All at once, long before there is a shell. The end of the input is not the end of the guest's.
+        let input = b"uname -r; nproc; echo en\"\"d; poweroff -f\n";
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+        assert!(output.status.success(), "{text}");
+        assert!(text.contains("-cloud-amd64\n2\nend\n"), "{text}");
+    }
 }
 
 #[test]
