@@ -125,38 +125,44 @@ impl Bus {
     #[inline]
     fn find(&self, addr: u64, len: usize) -> Option<usize> {
         let at = self.starts.partition_point(|&s| s <= addr).checked_sub(1)?;
-        self.holds(at, addr, len).then_some(at)
-    }
-
-    #[inline]
-    fn holds(&self, at: usize, addr: u64, len: usize) -> bool {
-        let (Some(&start), Some(slot)) = (self.starts.get(at), self.slots.get(at)) else {
-            return false;
-        };
-        // `len` is at most 8, so `len - 1` added to an address below `last` cannot pass `u64::MAX` unseen.
-        addr >= start && addr <= slot.last && slot.last - addr >= (len as u64).saturating_sub(1)
+        let last = self.slots.get(at)?.last;
+        (addr <= last && last - addr >= (len as u64).saturating_sub(1)).then_some(at)
     }
 }
 
 /// One vCPU's way into a [`Bus`].
 pub struct BusView {
     bus: Arc<Bus>,
+    /// The slot that was reached last, its first address, and how far its last one is from there.
     hit: usize,
+    start: u64,
+    reach: u64,
 }
 
 impl BusView {
     /// A view of `bus`.
     pub fn new(bus: Arc<Bus>) -> Self {
-        Self { bus, hit: 0 }
+        let mut view = Self { bus, hit: 0, start: 0, reach: 0 };
+        view.remember(0);
+        view
     }
 
+    fn remember(&mut self, at: usize) {
+        if let (Some(&start), Some(slot)) = (self.bus.starts.get(at), self.bus.slots.get(at)) {
+            (self.hit, self.start, self.reach) = (at, start, slot.last - start);
+        }
+    }
+
+    /// The device at `addr` for an access of `len` bytes, 1 to 8, and the offset in its range.
     #[inline]
     fn locate(&mut self, addr: u64, len: usize) -> Option<(&dyn BusDevice, u64)> {
-        if !self.bus.holds(self.hit, addr, len) {
-            self.hit = self.bus.find(addr, len)?;
+        let mut offset = addr.wrapping_sub(self.start);
+        let beyond = (len as u64).saturating_sub(1);
+        if offset > self.reach || self.reach - offset < beyond {
+            self.remember(self.bus.find(addr, len)?);
+            offset = addr - self.start;
         }
-        let slot = &self.bus.slots[self.hit];
-        Some((&*slot.device, addr - self.bus.starts[self.hit]))
+        Some((&*self.bus.slots.get(self.hit)?.device, offset))
     }
 
     /// Reads from the device at `addr`; an address that nobody has reads as all ones.
