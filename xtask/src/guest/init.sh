@@ -40,7 +40,9 @@ console=${consoles##* }
 exec <>"/dev/$console" >&0 2>&1
 stty -echo
 # A shell on a terminal of unknown size asks it for one, with an escape sequence.
-stty size >/dev/null 2>&1 || stty cols "${size%x*}" rows "${size#*x}"
+if [ -z "$(stty size 2>/dev/null)" ]; then
+    stty cols "${size%x*}" rows "${size#*x}"
+fi
 
 # The power button: /etc/acpi/PWRF/00000080.
 [ -e /dev/input/event0 ] && acpid
