@@ -39,7 +39,7 @@ read -r consoles </sys/class/tty/console/active
 console=${consoles##* }
 exec <>"/dev/$console" >&0 2>&1
 stty -echo
-# A shell on a terminal of unknown size asks it for one, with an escape sequence.
+# A serial console has no size of its own, and programs that draw ask for one.
 if [ -z "$(stty size 2>/dev/null)" ]; then
     stty cols "${size%x*}" rows "${size#*x}"
 fi
