@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 const INIT: &str = include_str!("init.sh");
+const IN_TOOLS: &str = include_str!("in-tools.sh");
 
 /// Loaded by the init script, in this order.
 const LOADED: &[&str] = &[
@@ -37,6 +38,7 @@ const CARRIED: &[&str] = &["loop", "overlay", "squashfs", "isofs", "vfat", "vsoc
 /// Small files, by name, mode and content.
 const FILES: &[(&str, u32, &str)] = &[
     ("init", 0o755, INIT),
+    ("bin/in-tools", 0o755, IN_TOOLS),
     ("etc/passwd", 0o644, "root::0:0:root:/root:/bin/sh\n"),
     ("etc/group", 0o644, "root:x:0:\n"),
     ("etc/hosts", 0o644, "127.0.0.1 localhost\n::1 localhost\n"),
