@@ -12,8 +12,9 @@ if ! grep -q "^$device /tools " /proc/mounts; then
     mkdir -p /tools
     mount -t ext4 -o ro "$device" /tools || exit 125
 fi
+# The path keeps busybox from running an env of its own.
 exec unshare -m sh -c '
     for dir in dev proc sys run tmp mnt; do
         mount -o rbind "/$dir" "/tools/$dir" || exit 125
     done
-    exec chroot /tools env -C /tmp "$@"' in-tools "$@"
+    exec chroot /tools /usr/bin/env -C /tmp "$@"' in-tools "$@"
