@@ -55,7 +55,7 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
     for bench in in_lab.into_iter().filter(|_| lab) {
         println!("\n== {}, in the lab ==", bench.name);
         let timeout = Some(Duration::from_secs(3600));
-        let options = Options { timeout, stdin: false, ..Options::default() };
+        let options = Options { timeout, root: true, stdin: false, ..Options::default() };
         failed += usize::from(Lab::new(options)?.run(&command(bench, &given))? != 0);
     }
     Ok(u8::from(failed > 0))

@@ -5,7 +5,7 @@
 //! `target/`, so that fetching a guest never asks for root. Installing does.
 
 use crate::host;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -120,16 +120,11 @@ pub fn install(tool: &str, package: &str) -> Result<PathBuf> {
         host::find_tool("apt-get").is_some(),
         "{tool} is not installed, and there is no apt-get to install it with"
     );
-    let root = rustix::process::geteuid().is_root();
-    if !root && host::find_tool("sudo").is_none() {
-        bail!("{tool} is not installed; as root: apt-get install {package}");
-    }
+    as_root("env")
+        .with_context(|| format!("{tool} is not installed; as root: apt-get install {package}"))?;
     eprintln!("xtask: {tool} is not installed: installing Debian's package {package}");
     let apt = |args: &[&str]| {
-        let mut command = Command::new(if root { "env" } else { "sudo" });
-        if !root {
-            command.arg("env");
-        }
+        let mut command = as_root("env")?;
         command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"]);
         host::output(command.args(args).stdin(Stdio::null()))
     };
@@ -140,4 +135,58 @@ pub fn install(tool: &str, package: &str) -> Result<PathBuf> {
         apt(&install)?;
     }
     host::find_tool(tool).with_context(|| format!("package {package} has no {tool}"))
+}
+
+/// A command that runs with root's privileges.
+pub fn as_root(program: &str) -> Result<Command> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(Command::new(program));
+    }
+    let sudo = host::find_tool("sudo");
+    let mut command = Command::new(sudo.context("this needs root, and there is no sudo")?);
+    command.arg(program);
+    Ok(command)
+}
+
+/// Where this machine's apt gets a release of Debian from, as lines for a `sources.list`.
+pub fn sources(suite: &str) -> Result<String> {
+    // apt's own reading of its configuration, which comes in two formats and many files.
+    let uris = host::output(Command::new("apt-get").args(["update", "--print-uris"]))?;
+    let lines = sources_of(&String::from_utf8_lossy(&uris), suite);
+    ensure!(!lines.is_empty(), "apt on this machine has no source of Debian's {suite}");
+    Ok(lines)
+}
+
+/// The release itself, its updates and security updates; what else a machine has is its own affair.
+fn sources_of(uris: &str, suite: &str) -> String {
+    let files = uris.lines().filter_map(|line| line.strip_prefix('\'')?.split('\'').next());
+    let parts = files.filter_map(|file| file.strip_suffix("/InRelease")?.split_once("/dists/"));
+    let of_suite = parts.filter(|(_, name)| {
+        let rest = name.strip_prefix(suite);
+        rest.is_some_and(|rest| ["", "-updates", "-security"].contains(&rest))
+    });
+    of_suite.map(|(mirror, name)| format!("deb {mirror} {name} main\n")).collect()
+}
+
+/// How this machine's apt reaches its mirrors: proxies and the like, as lines of its configuration.
+pub fn transport() -> Result<String> {
+    let all = host::output(Command::new("apt-config").arg("dump"))?;
+    let all = String::from_utf8_lossy(&all);
+    let wanted = ["http", "https", "Check-", "Retries"].map(|name| format!("Acquire::{name}"));
+    let lines = all.lines().filter(|line| wanted.iter().any(|name| line.starts_with(name)));
+    Ok(lines.map(|line| format!("{line}\n")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn only_the_release_itself_is_a_source_of_it() {
+        let uris = "'http://m/debian/dists/some/InRelease' m_debian_dists_some_InRelease 0 \n\
+            'http://m/debian/dists/some-updates/InRelease' x 0 \n\
+            'http://m/debian/dists/some-backports/InRelease' x 0 \n\
+            'http://m/debian/dists/some/main/binary-amd64/Packages.xz' x 0 \n\
+            'https://other/apt/dists/tool-some/InRelease' x 0 \n";
+        let lines = "deb http://m/debian some main\ndeb http://m/debian some-updates main\n";
+        assert_eq!(super::sources_of(uris, "some"), lines);
+    }
 }

@@ -10,6 +10,7 @@ mod archive;
 mod elf;
 mod initrd;
 mod modules;
+pub mod root;
 mod vmlinux;
 
 pub use archive::Archive;
@@ -24,13 +25,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const HELP: &str = "\
-usage: cargo xtask guest [--update]
+usage: cargo xtask guest [--root] [--update]
 
 Fetches Debian's stock cloud and generic kernels and builds a busybox initrd for each, below
 target/guest/. Needs no root; a second call does nothing. Prints where everything is:
   KERNEL, VMLINUX, INITRD                          the cloud kernel: bzImage, ELF, initrd
   KERNEL_GENERIC, VMLINUX_GENERIC, INITRD_GENERIC  the same for the generic kernel
 
+  --root     also build ROOT, the image of a Debian root file system with fio and e2fsprogs; if it is
+             not there yet this takes root's privileges, some 40 seconds and 100 MB of packages
   --update   look for newer packages than those fetched before
 
 What the initrd does, and how a test makes it run something: see xtask/src/guest/init.sh.
@@ -70,9 +73,10 @@ impl Guest {
 }
 
 pub fn main(mut args: lexopt::Parser) -> Result<u8> {
-    let mut update = false;
+    let (mut root, mut update) = (false, false);
     while let Some(arg) = args.next()? {
         match arg {
+            Long("root") => root = true,
             Long("update") => update = true,
             Long("help") => {
                 print!("{HELP}");
@@ -81,8 +85,12 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
             other => return Err(other.unexpected().into()),
         }
     }
-    for (name, path) in prepare(update)?.variables() {
+    let guest = prepare(update)?;
+    for (name, path) in guest.variables() {
         println!("{name}={}", path.display());
+    }
+    if root {
+        println!("ROOT={}", root::prepare(&guest, update)?.display());
     }
     Ok(0)
 }

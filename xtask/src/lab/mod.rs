@@ -42,11 +42,13 @@ There is no network but lo.
   --memory MIB      memory of the machine (default 3072)
   --smp N           its processors (default 1; with more, a stock kernel sometimes hangs in QEMU)
   --timeout SECS    end the command after this time (default 1200; 0: never)
+  --root            build the image that HK_ROOT names, if it is not there yet
   --share DIR       let the command write to this folder too (may be given again)
   --qemu-log FILE   keep what the machine's kernel and QEMU said
 
 Environment: HYPERKIT_LAB=1, and HK_KERNEL, HK_VMLINUX, HK_INITRD, HK_KERNEL_GENERIC,
-HK_VMLINUX_GENERIC and HK_INITRD_GENERIC, the files that `cargo xtask guest` provides.
+HK_VMLINUX_GENERIC and HK_INITRD_GENERIC, the files that `cargo xtask guest` provides; HK_ROOT, if
+`cargo xtask guest --root` has provided that.
 
 Exit status: the command's; 128 and the signal's number if one ended it; 124 after the time limit;
 125 if the lab itself failed, with the tail of the kernel's log on standard error.
@@ -69,6 +71,7 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
                 let limit = Duration::from_secs(args.value()?.parse()?);
                 options.timeout = Some(limit).filter(|limit| !limit.is_zero());
             }
+            Long("root") => options.root = true,
             Long("share") => {
                 let dir = args.value()?;
                 let path = std::fs::canonicalize(&dir);

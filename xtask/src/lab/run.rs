@@ -4,7 +4,7 @@ use super::link::{Folder, Link};
 use super::machine::Machine;
 use super::terminal::{self, Raw};
 use super::wire::{Job, Kind};
-use crate::guest::{self, Guest};
+use crate::guest::{self, Guest, root};
 use crate::host;
 use anyhow::{Context, Result, anyhow, bail};
 use std::ffi::{OsStr, OsString};
@@ -40,6 +40,8 @@ pub struct Options {
     pub writable: Vec<OsString>,
     /// Where to keep what the machine's kernel said.
     pub log: Option<PathBuf>,
+    /// Is the image of a root file system made, if it is not there yet?
+    pub root: bool,
     /// Does the command get this process's standard input?
     pub stdin: bool,
     /// Variables for the command beyond this process's.
@@ -54,6 +56,7 @@ impl Default for Options {
             timeout: Some(Duration::from_secs(1200)),
             writable: Vec::new(),
             log: None,
+            root: false,
             stdin: true,
             environment: Vec::new(),
         }
@@ -67,11 +70,14 @@ pub type Sink<'a> = &'a mut dyn FnMut(bool, &[u8]) -> io::Result<()>;
 pub struct Lab {
     options: Options,
     guest: Guest,
+    root: Option<PathBuf>,
 }
 
 impl Lab {
     pub fn new(options: Options) -> Result<Lab> {
-        Ok(Lab { options, guest: guest::prepare(false)? })
+        let guest = guest::prepare(false)?;
+        let root = if options.root { Some(root::prepare(&guest, false)?) } else { root::present() };
+        Ok(Lab { options, guest, root })
     }
 
     /// Runs a command on this process's own streams and returns its exit status.
@@ -111,11 +117,12 @@ impl Lab {
     fn job(&self, command: &[OsString]) -> Result<Job> {
         let mut environment: Vec<_> =
             std::env::vars_os().filter(|(name, _)| !is_of_xtask(name)).collect();
-        let files = self.guest.variables();
+        let root = self.root.as_deref().map(|path| ("ROOT", path));
+        let files = self.guest.variables().into_iter().chain(root);
         let files = files.map(|(name, path)| (format!("HK_{name}").into(), path.into()));
         let fixed =
             [("HYPERKIT_LAB", "1"), ("TMPDIR", "/run/tmp")].map(|(k, v)| (k.into(), v.into()));
-        let more = files.into_iter().chain(fixed).chain(self.options.environment.iter().cloned());
+        let more = files.chain(fixed).chain(self.options.environment.iter().cloned());
         for (name, value) in more {
             environment.retain(|(other, _)| *other != name);
             environment.push((name, value));

@@ -26,6 +26,7 @@ pub fn run(wanted: &Wanted) -> Result<Tally> {
     environment.extend(wanted.long.then(|| ("HYPERKIT_LONG".into(), "1".into())));
     let hours = if wanted.long { 8 } else { 1 };
     let lab = Lab::new(Options {
+        root: true,
         stdin: false,
         timeout: Some(Duration::from_secs(hours * 3600)),
         environment,
