@@ -30,6 +30,7 @@
 //! * [`accel`]: what the crate asks of a hypervisor, and the hypervisors.
 //! * [`boot`], [`arch`], [`memory`]: kernels, the tables they read, and the memory they are in.
 //! * [`device`]: what a machine has before virtio. [`console`]: where a console's bytes come from and go to.
+//! * [`disk`]: images, and how they are read and written.
 //! * [`virtio`]: the transport, the queues, and a folder for each device.
 //!
 //! Each of these is usable alone: a device needs guest memory and an interrupt line, not a machine.
@@ -47,6 +48,7 @@ pub mod boot;
 pub mod bus;
 pub mod console;
 pub mod device;
+pub mod disk;
 pub mod memory;
 pub mod sys;
 pub mod vcpu;
@@ -55,4 +57,5 @@ pub mod vm;
 
 pub use boot::Kernel;
 pub use console::{Console, Console as Serial, RingBuffer};
+pub use disk::Disk;
 pub use vm::{End, Error, OnReset, Running, Vm, VmBuilder};

@@ -2,6 +2,12 @@
 //!
 //! One shared file, and one per system beside it: `cfg` chooses files, not lines.
 
+pub(crate) mod file;
+#[cfg(target_os = "linux")]
+mod file_linux;
+#[cfg(target_os = "macos")]
+mod file_macos;
+
 mod notifier;
 pub use notifier::Notifier;
 

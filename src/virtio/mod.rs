@@ -16,6 +16,7 @@ mod ring;
 mod setup;
 mod worker;
 
+pub mod blk;
 pub mod console;
 pub mod rng;
 #[doc(hidden)]

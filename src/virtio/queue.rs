@@ -245,6 +245,11 @@ impl Queue {
         Ok(())
     }
 
+    /// Ends this turn early: what is pushed is told to the driver now, and the device's `queue_ready` is called again.
+    pub fn end_turn(&mut self) {
+        self.again = true;
+    }
+
     /// Ends a turn: allows the next one as many chains as the queue has, and tells what has to be done now. A device on
     /// its thread has this done for it after every call.
     pub fn settle(&mut self) -> Settled {

@@ -1,0 +1,195 @@
+//! The short way: what can be done without waiting is done at once, on the device's own thread.
+//!
+//! Most of what guests read is in the host's page cache, and most of what they write goes there. Handing such a
+//! request to another thread, or to the kernel's own workers, costs several times what it takes to copy the bytes. So
+//! reads are tried in a way that gives up rather than wait for the drive; writes, and reads where there is no such way,
+//! are timed: if one takes long, the next ones go to the runner for a while.
+
+use std::io;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use super::super::error::Error;
+use super::super::raw::RawFile;
+use super::super::spec::Target;
+use super::pool::{Pool, carry_out_safely};
+use super::{Done, Engine, Op, Request, Runner};
+use crate::sys::Notifier;
+use crate::sys::file::{self, Flush};
+
+/// Larger requests are worth a thread of their own.
+const MOST: usize = 256 << 10;
+
+/// Threads for one disk.
+const THREADS: usize = 16;
+
+/// Carries out requests to one disk.
+pub(crate) struct Front<T> {
+    target: Target,
+    runner: Box<dyn Runner<T>>,
+    /// The host can read without waiting.
+    reads_now: bool,
+    pace: Pace,
+}
+
+impl<T: Send + 'static> Front<T> {
+    /// For `target`, with `engine` for what takes longer. `notifier` is set when something has ended that
+    /// [`submit`](Self::submit) has not returned.
+    pub fn new(target: &Target, engine: Engine, notifier: &Notifier) -> Result<Self, Error> {
+        Ok(Self {
+            target: target.clone(),
+            runner: runner(target, engine, notifier)?,
+            reads_now: true,
+            pace: Pace::default(),
+        })
+    }
+
+    /// Takes a request; returns it if it has ended already.
+    pub fn submit(&mut self, mut request: Request<T>) -> Option<Done<T>> {
+        match self.now(&mut request) {
+            Some(result) => Some(Done { request, result }),
+            None => {
+                self.runner.submit(request);
+                None
+            }
+        }
+    }
+
+    /// Begins what was submitted, and puts what has ended into `done`, without waiting.
+    pub fn collect(&mut self, done: &mut Vec<Done<T>>) {
+        self.runner.collect(done);
+    }
+
+    /// Waits until something can be collected. Not to be called if nothing is under way.
+    pub fn wait(&mut self) {
+        self.runner.wait();
+    }
+
+    /// Drops every request, and waits until all memory is let go of.
+    pub fn cancel(&mut self) {
+        self.runner.cancel();
+    }
+
+    /// What a request ends with, if it can end at once. If not, a part of it may be done.
+    fn now(&mut self, request: &mut Request<T>) -> Option<io::Result<()>> {
+        let file = match &self.target {
+            Target::Raw(file) => file.clone(),
+            target if target.backend().blocks() => return None,
+            target => return Some(carry_out_safely(target, request, &AtomicBool::new(false))),
+        };
+        let total = request.buffers.all().total();
+        let once = match &request.op {
+            Op::Flush if file.policy() == Flush::None => return Some(Ok(())),
+            Op::Read { offset } if total <= MOST => self.read(&file, *offset, request, total)?,
+            Op::Write { offset } if total <= MOST => {
+                let write = || file.write_once(*offset, request.buffers.all());
+                self.pace.keep(total, write)?
+            }
+            _ => return None,
+        };
+        match once {
+            // The runner finds out what that means.
+            Ok(0) => None,
+            Ok(count) if count >= total => Some(Ok(())),
+            Ok(count) => {
+                request.buffers.advance(count);
+                if let Op::Read { offset } | Op::Write { offset } = &mut request.op {
+                    *offset += count as u64;
+                }
+                None
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn read(
+        &mut self,
+        file: &RawFile,
+        offset: u64,
+        request: &Request<T>,
+        total: usize,
+    ) -> Option<io::Result<usize>> {
+        if self.reads_now {
+            match file.read_now(offset, request.buffers.all()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) if file::is_unsupported(&error) => self.reads_now = false,
+                done => return Some(done),
+            }
+        }
+        self.pace.keep(total, || file.read_once(offset, request.buffers.all()))
+    }
+}
+
+/// What carries out requests that take time.
+fn runner<T: Send + 'static>(
+    target: &Target,
+    engine: Engine,
+    notifier: &Notifier,
+) -> Result<Box<dyn Runner<T>>, Error> {
+    match ring(target, engine, notifier) {
+        Some(Ok(ring)) => return Ok(ring),
+        Some(Err(error)) if engine == Engine::IoUring => return Err(Error::NoIoUring(error)),
+        Some(Err(error)) => log::debug!("no io_uring for a disk, but threads: {error}"),
+        None => {}
+    }
+    let notifier = notifier.try_clone().map_err(Error::NoNotifier)?;
+    Ok(Box::new(Pool::new(target.clone(), notifier, THREADS)))
+}
+
+/// io_uring, where it is wanted and there is a way to use it.
+#[cfg(target_os = "linux")]
+fn ring<T: Send + 'static>(
+    target: &Target,
+    engine: Engine,
+    notifier: &Notifier,
+) -> Option<io::Result<Box<dyn Runner<T>>>> {
+    match target {
+        Target::Raw(file) if engine != Engine::Threads => {
+            let ring = super::uring::Uring::new(file, notifier);
+            Some(ring.map(|ring| Box::new(ring) as Box<dyn Runner<T>>))
+        }
+        _ => None,
+    }
+}
+
+/// How long writing takes at the moment.
+#[derive(Debug)]
+struct Pace {
+    /// Nothing is done at once before then.
+    closed: Option<Instant>,
+    penalty: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { closed: None, penalty: Self::SHORTEST }
+    }
+}
+
+impl Pace {
+    /// A call that took longer has waited for something.
+    const LONG: Duration = Duration::from_micros(500);
+    /// What copying a byte may take on a slow host.
+    const PER_BYTE: Duration = Duration::from_nanos(4);
+    /// How long to stay away after a call that took long; each one in a row doubles it.
+    const SHORTEST: Duration = Duration::from_millis(5);
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    /// Makes a call on `bytes` bytes and takes its time; `None` if this is no time for it.
+    fn keep<R>(&mut self, bytes: usize, call: impl FnOnce() -> R) -> Option<R> {
+        let start = Instant::now();
+        if self.closed.is_some_and(|until| start < until) {
+            return None;
+        }
+        let done = call();
+        let end = Instant::now();
+        if end - start > Self::LONG + Self::PER_BYTE * u32::try_from(bytes).unwrap_or(u32::MAX) {
+            self.closed = Some(end + self.penalty);
+            self.penalty = (self.penalty * 2).min(Self::LONGEST);
+        } else if self.closed.take().is_some() {
+            self.penalty = Self::SHORTEST;
+        }
+        Some(done)
+    }
+}

@@ -1,0 +1,65 @@
+//! What can be done with a disk while its machine runs.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::super::ConfigSpace;
+use super::config;
+use crate::disk::{SECTOR, Target};
+use crate::sys::Notifier;
+
+/// A handle on a disk. Copies are handles on the same one.
+#[derive(Clone)]
+pub struct DiskHandle(pub(super) Arc<Shared>);
+
+/// What device and handles share.
+pub(super) struct Shared {
+    pub target: Target,
+    pub config: Arc<ConfigSpace>,
+    /// The size, as the device goes by it.
+    pub sectors: AtomicU64,
+    /// Set when the size has changed.
+    pub resized: Notifier,
+    /// Held while the size changes.
+    pub resizing: Mutex<()>,
+}
+
+impl DiskHandle {
+    /// The size of the disk in bytes.
+    pub fn size(&self) -> u64 {
+        self.0.sectors.load(Ordering::Relaxed) * SECTOR
+    }
+
+    /// Changes the size of the disk to `size` bytes, a multiple of 512: that of the file first where it grows; then
+    /// the guest is told. What lies behind the new end of a disk that shrinks is gone; requests for it fail. For a block
+    /// device whose size has changed, say its new size.
+    ///
+    /// Works while the machine runs and while it is paused.
+    pub fn resize(&self, size: u64) -> io::Result<()> {
+        if !size.is_multiple_of(SECTOR) || size == 0 {
+            let why = format!("a disk has a multiple of {SECTOR} bytes, not {size}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let shared = &self.0;
+        let _resizing = shared.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = shared.sectors.load(Ordering::Relaxed);
+        let after = size / SECTOR;
+        // From here on the guest cannot begin anything behind the end.
+        shared.sectors.store(after.min(before), Ordering::Relaxed);
+        if let Err(error) = shared.target.backend().resize(size) {
+            shared.sectors.store(before, Ordering::Relaxed);
+            return Err(error);
+        }
+        shared.sectors.store(after, Ordering::Relaxed);
+        shared.config.set(config::CAPACITY, &after.to_le_bytes());
+        shared.resized.notify();
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for DiskHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DiskHandle").field("size", &self.size()).finish_non_exhaustive()
+    }
+}
