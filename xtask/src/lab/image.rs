@@ -15,6 +15,9 @@ use std::process::Command;
 const MODULES: &[&str] = &[
     "virtio_pci",
     "virtio_console",
+    "virtio_blk",
+    "crc32c_generic",
+    "ext4",
     "9pnet_virtio",
     "9p",
     "overlay",
@@ -37,9 +40,26 @@ pub fn write(guest: &Guest, to: &Path) -> Result<()> {
     for (index, module) in tree.closure(MODULES)?.iter().enumerate() {
         let name = module.path.file_name().context("a module without a name")?;
         let name = format!("modules/{index:03}-{}", name.to_string_lossy());
-        archive.file(&name, 0o644, &tree.read(module)?)?;
+        archive.file(&name, 0o644, &bare(tree.read(module)?))?;
     }
     host::write_atomically(to, &archive.finish()?)
+}
+
+/// A module without the description of its types, which only BPF programs want and which takes the
+/// kernel longer to read than all the rest; and so without its signature, which would no longer hold.
+fn bare(mut module: Vec<u8>) -> Vec<u8> {
+    // A section of another name is none of the kernel's business.
+    if let Some(at) = module.windows(6).rposition(|name| name == b"\0.BTF\0") {
+        module[at + 1..at + 5].copy_from_slice(b".btf");
+    }
+    // Before its mark stand twelve bytes, the last four of which are the signature's length.
+    if let Some(rest) = module.strip_suffix(b"~Module signature appended~\n")
+        && let Some((rest, length)) = rest.split_last_chunk()
+    {
+        let whole = rest.len().saturating_sub(8 + u32::from_be_bytes(*length) as usize);
+        module.truncate(whole);
+    }
+    module
 }
 
 /// A program without its symbols, which are most of its size, where there is a `strip`: unpacking the
@@ -53,4 +73,18 @@ fn stripped(program: &Path, beside: &Path) -> Result<Vec<u8>> {
         }
     }
     fs::read(program).with_context(|| format!("cannot read {}", program.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bare;
+
+    #[test]
+    fn modules_lose_their_types_name_and_their_signature() {
+        let mark = b"~Module signature appended~\n";
+        let signed = [&b"\0.text\0.BTF\0"[..], b"signature", &[2; 8], &[0, 0, 0, 9], mark].concat();
+        assert_eq!(bare(signed), b"\0.text\0.btf\0");
+        assert_eq!(bare(b"\x7fELF".to_vec()), b"\x7fELF");
+        assert_eq!(bare(mark.to_vec()), mark);
+    }
 }

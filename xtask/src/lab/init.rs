@@ -24,6 +24,9 @@ use std::time::{Duration, Instant};
 const PORT: &str = "/dev/vport0p1";
 const POKES: &str = "/dev/vport0p2";
 
+/// Where the scratch disk is mounted.
+const SCRATCH: &str = "/run/scratch";
+
 /// How the host's folders are mounted. The host hardly changes them meanwhile, so pages may be
 /// kept; what the command writes is written back before its end is told.
 const PLAN9: &str = "trans=virtio,version=9p2000.L,msize=512000,cache=loose";
@@ -146,6 +149,9 @@ fn set_up(job: &Job) -> Result<()> {
     };
     rustix::time::clock_settime(rustix::time::ClockId::Realtime, now)?;
     rustix::system::sethostname(b"lab")?;
+    // Below /run it hides none of the host's files.
+    fs::create_dir(SCRATCH)?;
+    attach("/dev/vda", SCRATCH, "ext4", "")?;
     loopback_up()?;
     for (name, target) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
         let target = format!("/proc/self/fd{target}");

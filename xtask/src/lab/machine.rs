@@ -6,7 +6,7 @@
 
 use super::Options;
 use crate::guest::Guest;
-use crate::packages;
+use crate::{host, packages};
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -26,6 +26,9 @@ use std::time::Duration;
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 oops=panic reboot=t tsc=reliable \
     no_timer_check random.trust_cpu=on cryptomgr.notests \
     mitigations=off noreplace-smp rodata=off init_on_alloc=0";
+
+/// How much the scratch disk holds; its file grows as the command writes.
+const SCRATCH: &str = "8G";
 
 /// How long a lost interrupt stays lost.
 const POKE_EVERY: Duration = Duration::from_millis(50);
@@ -64,6 +67,7 @@ impl Machine {
         let qemu = packages::install("qemu-system-x86_64", "qemu-system-x86")?;
         let initramfs = dir.join("initramfs");
         super::image::write(guest, &initramfs)?;
+        let scratch = scratch(dir)?;
         let (wire, far) = UnixStream::pair()?;
         let (needle, skin) = UnixStream::pair()?;
         let (console, messages) = (dir.join("console.log"), dir.join("qemu.log"));
@@ -90,6 +94,10 @@ impl Machine {
             let device = format!("virtio-9p-pci,fsdev=w{index},mount_tag=w{index}");
             command.args(["-device", &device]);
         }
+        // Its content does not outlive the machine, so it need never reach the host's disk.
+        let rest = ",if=none,id=scratch,format=raw,cache=unsafe,discard=unmap";
+        command.arg("-drive").arg(with_path("file=", &scratch, rest));
+        command.args(["-device", "virtio-blk-pci,drive=scratch"]);
         let log = File::create(&messages)?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // ctrl-C is for xtask, which ends QEMU itself.
@@ -160,6 +168,17 @@ impl Drop for Machine {
     fn drop(&mut self) {
         self.killer().kill();
     }
+}
+
+/// Makes the machine's scratch disk, an empty ext4 file system in a sparse file. Nothing in it is left to be
+/// initialised when it is mounted, as that would go on behind the command's back.
+fn scratch(dir: &Path) -> Result<PathBuf> {
+    let image = dir.join("scratch.img");
+    let mut mke2fs = Command::new(packages::install("mke2fs", "e2fsprogs")?);
+    mke2fs.args(["-q", "-F", "-t", "ext4", "-m", "0", "-J", "size=16", "-N", "4096"]);
+    mke2fs.args(["-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"]);
+    host::output(mke2fs.arg(&image).arg(SCRATCH))?;
+    Ok(image)
 }
 
 /// A QEMU option with a path in it; QEMU wants commas doubled.

@@ -36,8 +36,8 @@ usage: cargo xtask lab [OPTION…] [--] COMMAND [ARGUMENT…]
 Runs a command of this checkout in a Linux machine (emulated by QEMU) that has a working /dev/kvm,
 /dev/net/tun, /dev/vhost-net and /dev/vhost-vsock. Path, working directory, environment and files are
 the caller's; it runs as root. Everything can be written, but what is written is gone afterwards,
-apart from the checkout's target/, $CARGO_TARGET_DIR, and what --share names. TMPDIR is a tmpfs.
-There is no network but lo.
+apart from the checkout's target/, $CARGO_TARGET_DIR, and what --share names. TMPDIR is a tmpfs,
+HK_SCRATCH an ext4 file system of 8 GiB on a disk. There is no network but lo.
 
   --memory MIB      memory of the machine (default 3072)
   --smp N           its processors (default 1; with more, a stock kernel sometimes hangs in QEMU)
@@ -46,7 +46,7 @@ There is no network but lo.
   --share DIR       let the command write to this folder too (may be given again)
   --qemu-log FILE   keep what the machine's kernel and QEMU said
 
-Environment: HYPERKIT_LAB=1, and HK_KERNEL, HK_VMLINUX, HK_INITRD, HK_KERNEL_GENERIC,
+Environment: HYPERKIT_LAB=1, TMPDIR, HK_SCRATCH; HK_KERNEL, HK_VMLINUX, HK_INITRD, HK_KERNEL_GENERIC,
 HK_VMLINUX_GENERIC and HK_INITRD_GENERIC, the files that `cargo xtask guest` provides; HK_ROOT, if
 `cargo xtask guest --root` has provided that.
 

@@ -120,8 +120,8 @@ impl Lab {
         let root = self.root.as_deref().map(|path| ("ROOT", path));
         let files = self.guest.variables().into_iter().chain(root);
         let files = files.map(|(name, path)| (format!("HK_{name}").into(), path.into()));
-        let fixed =
-            [("HYPERKIT_LAB", "1"), ("TMPDIR", "/run/tmp")].map(|(k, v)| (k.into(), v.into()));
+        let fixed = [("HYPERKIT_LAB", "1"), ("TMPDIR", "/run/tmp"), ("HK_SCRATCH", "/run/scratch")];
+        let fixed = fixed.map(|(k, v)| (k.into(), v.into()));
         let more = files.chain(fixed).chain(self.options.environment.iter().cloned());
         for (name, value) in more {
             environment.retain(|(other, _)| *other != name);
