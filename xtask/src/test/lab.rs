@@ -5,7 +5,7 @@
 
 use super::{Tally, Wanted};
 use crate::lab::{Lab, Options};
-use crate::{cargo, host};
+use crate::{cargo, host, packages};
 use anyhow::{Context, Result, anyhow, ensure};
 use std::ffi::OsString;
 use std::io::Write;
@@ -17,6 +17,9 @@ use std::time::Duration;
 const MACHINES: usize = 4;
 
 pub fn run(wanted: &Wanted) -> Result<Tally> {
+    for (tool, package) in super::JUDGES {
+        packages::install(tool, package)?;
+    }
     let mut build = cargo::cargo();
     let built = cargo::build(build.args(["test", "--no-run", "--package", "hyperkit", "--tests"]))?;
     let programs = built.iter().filter(|built| built.kind == "test");
