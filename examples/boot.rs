@@ -12,6 +12,7 @@ use std::sync::mpsc;
 use hyperkit::accel;
 use hyperkit::boot::Kernel;
 use hyperkit::console::Console;
+use hyperkit::disk::{Disk, Engine, Flush};
 use hyperkit::vm::{End, Error, OnReset, Vm};
 use lexopt::prelude::*;
 use uuid::Uuid;
@@ -28,6 +29,12 @@ Usage: boot --kernel FILE [OPTION]...
   --memory SIZE        guest memory, with K, M or G [512M]
   --huge-pages         ask the host for transparent huge pages
   --uuid UUID          the machine's UUID, as SMBIOS tells it [random]
+  --disk PATH[,OPTION]...
+                       adds a disk (vda, vdb, ...): a file or block device. OPTIONs: format=raw or qcow2 [raw],
+                       backing=PATH and backing-format=raw or qcow2 for a qcow2 image that needs it, ro,
+                       flush=fsync, full or none [fsync], engine=auto, io_uring or threads [auto], serial=TEXT,
+                       queues=N, mbps=N and iops=N (limits). A comma in a PATH is doubled.
+  --cdrom PATH         adds a raw disk that is only read
   --console KIND       what the terminal is in the guest: serial (ttyS0) or virtio (hvc0) [serial]
   --virtio-on-cmdline  announce virtio devices on the command line, for kernels without ACPI
   --no-reboot          end when the guest asks for a reset, instead of booting again
@@ -58,6 +65,7 @@ struct Options {
     memory: u64,
     huge_pages: bool,
     uuid: Uuid,
+    disks: Vec<Disk>,
     virtio_console: bool,
     virtio_on_cmdline: bool,
     reboot: bool,
@@ -89,7 +97,7 @@ fn parse() -> Result<Task, lexopt::Error> {
     let (mut kernel, mut initrd, mut cmdline) = (None, None, None);
     let (mut cpus, mut memory, mut uuid) = (1, 512 << 20, Uuid::new_v4());
     let (mut huge_pages, mut virtio_console, mut virtio_on_cmdline) = (false, false, false);
-    let mut reboot = true;
+    let (mut reboot, mut disks) = (true, Vec::new());
     let mut args = lexopt::Parser::from_env();
     while let Some(arg) = args.next()? {
         match arg {
@@ -100,6 +108,11 @@ fn parse() -> Result<Task, lexopt::Error> {
             Long("memory") => memory = args.value()?.parse_with(size)?,
             Long("huge-pages") => huge_pages = true,
             Long("uuid") => uuid = args.value()?.parse()?,
+            Long("disk") => disks.push(disk(&args.value()?.string()?)?),
+            Long("cdrom") => {
+                let image = Disk::raw(PathBuf::from(args.value()?)).map_err(|e| e.to_string())?;
+                disks.push(image.read_only());
+            }
             Long("console") => {
                 virtio_console = args.value()?.parse_with(|kind| match kind {
                     "serial" => Ok(false),
@@ -122,10 +135,65 @@ fn parse() -> Result<Task, lexopt::Error> {
         memory,
         huge_pages,
         uuid,
+        disks,
         virtio_console,
         virtio_on_cmdline,
         reboot,
     }))
+}
+
+/// A disk as `--disk` describes it.
+fn disk(text: &str) -> Result<Disk, String> {
+    // No argument can hold a NUL, so it can stand for a comma that is meant.
+    let text = text.replace(",,", "\0");
+    let mut words = text.split(',').map(|word| word.replace('\0', ","));
+    let path = words.next().unwrap_or_default();
+    let (mut format, mut backing, mut backing_format) = ("raw".to_owned(), None, "raw".to_owned());
+    let mut changes: Vec<Box<dyn FnOnce(Disk) -> Disk>> = Vec::new();
+    for word in words {
+        let (name, value) = word.split_once('=').unwrap_or((&word, ""));
+        let (name, value) = (name.to_owned(), value.to_owned());
+        let number = || value.parse::<u64>().map_err(|_| format!("{value:?} is no number"));
+        match (&*name, &*value) {
+            ("format", _) => format = value,
+            ("backing", _) => backing = Some(value),
+            ("backing-format", _) => backing_format = value,
+            ("ro", "") => changes.push(Box::new(Disk::read_only)),
+            ("flush", "fsync") => changes.push(Box::new(|disk| disk.flush(Flush::Fsync))),
+            ("flush", "full") => changes.push(Box::new(|disk| disk.flush(Flush::Full))),
+            ("flush", "none") => changes.push(Box::new(|disk| disk.flush(Flush::None))),
+            ("engine", "auto") => changes.push(Box::new(|disk| disk.engine(Engine::Auto))),
+            ("engine", "io_uring") => changes.push(Box::new(|disk| disk.engine(Engine::IoUring))),
+            ("engine", "threads") => changes.push(Box::new(|disk| disk.engine(Engine::Threads))),
+            ("serial", _) => changes.push(Box::new(|disk| disk.serial(value))),
+            ("queues", _) => {
+                let queues = u16::try_from(number()?).unwrap_or(u16::MAX);
+                changes.push(Box::new(move |disk| disk.queues(queues)));
+            }
+            ("mbps", _) => {
+                let bytes = number()?.saturating_mul(1_000_000);
+                changes.push(Box::new(move |disk| disk.limit_bytes(bytes)));
+            }
+            ("iops", _) => {
+                let operations = number()?;
+                changes.push(Box::new(move |disk| disk.limit_operations(operations)));
+            }
+            _ => return Err(format!("a disk has no option {word:?}")),
+        }
+    }
+    let mut disk = image(&path, &format)?;
+    if let Some(backing) = backing {
+        disk = disk.backing(image(&backing, &backing_format)?);
+    }
+    Ok(changes.into_iter().fold(disk, |disk, change| change(disk)))
+}
+
+fn image(path: &str, format: &str) -> Result<Disk, String> {
+    match format {
+        "raw" => Disk::raw(path).map_err(|error| error.to_string()),
+        "qcow2" => Disk::qcow2(path).map_err(|error| error.to_string()),
+        _ => Err(format!("disks are raw or qcow2, not {format:?}")),
+    }
 }
 
 /// `512M` and the like, in bytes.
@@ -224,6 +292,9 @@ fn run(options: Options) -> Result<End, Error> {
         true => builder.console(terminal),
         false => builder.serial(terminal),
     };
+    for disk in options.disks {
+        builder = builder.disk(disk);
+    }
     let running = builder.build()?.start()?;
     std::thread::scope(|scope| {
         let running = &running;

@@ -63,8 +63,7 @@ pub trait BlockBackend: Send + Sync {
 }
 
 /// What a guest is told of a disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Properties {
     /// Nothing may be written.
     pub read_only: bool,
@@ -74,12 +73,6 @@ pub struct Properties {
     pub topology: Topology,
     /// A name of up to 20 bytes that stays the same for the same storage, for the guest's `/dev/disk/by-id`.
     pub identity: Option<String>,
-}
-
-impl Default for Properties {
-    fn default() -> Self {
-        Self { read_only: false, discard: false, topology: Topology::default(), identity: None }
-    }
 }
 
 /// The block sizes of a disk, in bytes.

@@ -27,6 +27,7 @@ use crate::device::serial::Serial;
 use crate::memory::GuestRam;
 use crate::sys;
 use crate::vcpu::{self, VcpuBus};
+use crate::virtio::blk::{Block, DiskHandle};
 use crate::virtio::{self, MmioTransport, VirtioDevice};
 
 /// A machine without its accelerator's type.
@@ -48,6 +49,7 @@ pub(super) struct Machine<V: AccelVm> {
     smbios: smbios::Config,
     cpus: u32,
     reboot: bool,
+    disks: Vec<DiskHandle>,
     /// Last, so that they close once no device can write to them any more.
     _consoles: Vec<OpenConsole>,
 }
@@ -191,6 +193,12 @@ impl<V: AccelVm> Machine<V> {
             parts.virtio(Box::new(virtio::console::Console::new(console.port().clone())))?;
             consoles.push(console);
         }
+        let mut disks = Vec::new();
+        for disk in config.disks {
+            let device = Block::new(disk.open()?, config.cpus)?;
+            disks.push(device.handle());
+            parts.virtio(Box::new(device))?;
+        }
         if config.rng {
             parts.virtio(Box::new(virtio::rng::Rng::new()))?;
         }
@@ -227,6 +235,7 @@ impl<V: AccelVm> Machine<V> {
             },
             cpus: config.cpus,
             reboot: config.on_reset == OnReset::Reboot,
+            disks,
             _consoles: consoles,
             vm,
             ram,
@@ -301,7 +310,7 @@ impl<V: AccelVm> Startable for Machine<V> {
             vcpus.start(id, self.vm.vcpu(id)?, bus)?;
         }
         vcpus.wait_ready()?;
-        let power = self.power.clone();
+        let (power, disks) = (self.power.clone(), self.disks.clone());
         control.boot(entry);
         let supervisor = {
             let control = control.clone();
@@ -313,7 +322,7 @@ impl<V: AccelVm> Startable for Machine<V> {
             })
         };
         let supervisor = supervisor.map_err(Error::host("start the machine's thread"))?;
-        Ok(Running::new(control, power, supervisor))
+        Ok(Running::new(control, power, disks, supervisor))
     }
 }
 

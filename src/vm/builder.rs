@@ -10,6 +10,7 @@ use crate::accel::{Accelerator, Native};
 use crate::boot::Kernel;
 use crate::bus::BusDevice;
 use crate::console::Console;
+use crate::disk::Disk;
 use crate::memory::Backing;
 use crate::virtio::VirtioDevice;
 
@@ -34,6 +35,7 @@ pub struct VmBuilder<A = Native> {
     pub(super) kernel: Option<Kernel>,
     pub(super) serial: Vec<Console>,
     pub(super) consoles: Vec<Console>,
+    pub(super) disks: Vec<Disk>,
     pub(super) rng: bool,
     pub(super) virtio: Vec<Box<dyn VirtioDevice>>,
     pub(super) ports: Vec<Claim>,
@@ -62,6 +64,7 @@ impl Default for VmBuilder {
             kernel: None,
             serial: Vec::new(),
             consoles: Vec::new(),
+            disks: Vec::new(),
             rng: true,
             virtio: Vec::new(),
             ports: Vec::new(),
@@ -85,6 +88,7 @@ impl<A: Accelerator> VmBuilder<A> {
             kernel: self.kernel,
             serial: self.serial,
             consoles: self.consoles,
+            disks: self.disks,
             rng: self.rng,
             virtio: self.virtio,
             ports: self.ports,
@@ -135,6 +139,12 @@ impl<A: Accelerator> VmBuilder<A> {
     /// there later in the guest's boot.
     pub fn console(mut self, console: Console) -> Self {
         self.consoles.push(console);
+        self
+    }
+
+    /// Adds a disk: the first is `vda`, the second `vdb`.
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.disks.push(disk);
         self
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{accel, boot, bus, console, memory};
+use crate::{accel, boot, bus, console, disk, memory};
 
 /// Why a machine could not be built, started or kept running.
 ///
@@ -25,6 +25,9 @@ pub enum Error {
     /// A console's host side could not be opened.
     #[error(transparent)]
     Console(Arc<console::Error>),
+    /// A disk could not be opened.
+    #[error(transparent)]
+    Disk(Arc<disk::Error>),
     /// Two devices want the same addresses.
     #[error(transparent)]
     Bus(Arc<bus::Error>),
@@ -61,6 +64,7 @@ from!(
     memory::Error => Memory,
     boot::Error => Boot,
     console::Error => Console,
+    disk::Error => Disk,
     bus::Error => Bus
 );
 

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use super::control::Control;
 use super::{End, Error};
 use crate::device::acpi_pm::AcpiPm;
+use crate::virtio::blk::DiskHandle;
 
 /// A running machine. Every method may be called from any thread; dropping the handle stops the machine.
 pub struct Running {
     control: Arc<Control>,
     power: Arc<AcpiPm>,
+    disks: Vec<DiskHandle>,
     supervisor: Option<JoinHandle<()>>,
 }
 
@@ -20,9 +22,10 @@ impl Running {
     pub(super) fn new(
         control: Arc<Control>,
         power: Arc<AcpiPm>,
+        disks: Vec<DiskHandle>,
         supervisor: JoinHandle<()>,
     ) -> Self {
-        Self { control, power, supervisor: Some(supervisor) }
+        Self { control, power, disks, supervisor: Some(supervisor) }
     }
 
     /// Stops vCPUs and devices where they are. When it returns, no guest instruction runs and no device touches
@@ -46,6 +49,11 @@ impl Running {
     /// Presses the power button, which asks the guest to shut down; it may take its time, or ignore it.
     pub fn power_button(&self) {
         self.power.press_power_button();
+    }
+
+    /// The machine's disks, in the order in which the builder got them.
+    pub fn disks(&self) -> &[DiskHandle] {
+        &self.disks
     }
 
     /// Ends the machine, without asking the guest. Returns when it has ended; always works, and takes well under

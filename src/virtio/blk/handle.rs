@@ -9,20 +9,20 @@ use super::config;
 use crate::disk::{SECTOR, Target};
 use crate::sys::Notifier;
 
-/// A handle on a disk. Copies are handles on the same one.
+/// A handle on a disk. Copies are handles on the same one; none of them keeps the image open, or locked, when the
+/// machine has ended.
 #[derive(Clone)]
 pub struct DiskHandle(pub(super) Arc<Shared>);
 
 /// What device and handles share.
 pub(super) struct Shared {
-    pub target: Target,
+    /// The storage, until the device is gone. Held while the size changes.
+    pub storage: Mutex<Option<Target>>,
     pub config: Arc<ConfigSpace>,
     /// The size, as the device goes by it.
     pub sectors: AtomicU64,
     /// Set when the size has changed.
     pub resized: Notifier,
-    /// Held while the size changes.
-    pub resizing: Mutex<()>,
 }
 
 impl DiskHandle {
@@ -42,12 +42,18 @@ impl DiskHandle {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let shared = &self.0;
-        let _resizing = shared.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let storage = shared.storage.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(storage) = storage.as_ref() else {
+            return Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the disk's machine has ended",
+            ));
+        };
         let before = shared.sectors.load(Ordering::Relaxed);
         let after = size / SECTOR;
         // From here on the guest cannot begin anything behind the end.
         shared.sectors.store(after.min(before), Ordering::Relaxed);
-        if let Err(error) = shared.target.backend().resize(size) {
+        if let Err(error) = storage.backend().resize(size) {
             shared.sectors.store(before, Ordering::Relaxed);
             return Err(error);
         }

@@ -23,7 +23,7 @@ mod tests;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_blk::*;
@@ -90,9 +90,8 @@ impl Block {
             shared: Arc::new(Shared {
                 config: Arc::new(config::space(&properties, sectors, count)),
                 sectors: AtomicU64::new(sectors),
-                target,
+                storage: Mutex::new(Some(target)),
                 resized: notifier()?,
-                resizing: Mutex::new(()),
             }),
             done,
             queues: vec![limits::QUEUE; count.into()],
@@ -334,6 +333,12 @@ impl VirtioDevice for Block {
         // The cache is on again.
         self.shared.config.set(config::WRITEBACK, &[1]);
         self.write_back = true;
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        *self.shared.storage.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
