@@ -3,19 +3,19 @@
 //! On this machine if its /dev/kvm can run an unmodified kernel, which the example's own `--probe`
 //! tells; if not, in the lab, with the same terminal or pipes.
 
-use crate::cargo;
-use crate::guest::{self, Guest};
-use crate::lab::{self, Lab};
+use crate::guest::{self, Guest, root};
+use crate::lab::{self, Folder, Lab};
+use crate::{cargo, host};
 use anyhow::{Context, Result};
 use lexopt::prelude::*;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 const HELP: &str = "\
-usage: cargo xtask boot [--host | --lab] [--generic] [-- ARGUMENT…]
+usage: cargo xtask boot [--host | --lab] [--generic] [--root] [-- ARGUMENT…]
 
 Boots Debian's cloud kernel to a root shell on this terminal, by examples/boot.rs; Ctrl-] stops it.
 The arguments after -- are the example's (-- --help lists them); --kernel, --initrd and --cmdline are
@@ -26,17 +26,20 @@ given to it unless they are among those. Standard input that is no terminal is f
   --host      on this machine, whatever its /dev/kvm is
   --lab       in the lab, whatever this machine's /dev/kvm is
   --generic   Debian's generic kernel instead of the one for clouds
+  --root      a whole Debian, to a login (root, no password): /dev/vda is a copy of the image that
+              `cargo xtask guest --root` builds, and is gone afterwards
 
 Exit status: the example's, 0 when the guest powers off; 125 if there was nothing to boot.
 ";
 
 pub fn main(mut args: lexopt::Parser) -> Result<u8> {
-    let (mut place, mut generic, mut given) = (None, false, Vec::new());
+    let (mut place, mut generic, mut root, mut given) = (None, false, false, Vec::new());
     while let Some(arg) = args.next()? {
         match arg {
             Long("host") => place = Some(false),
             Long("lab") => place = Some(true),
             Long("generic") => generic = true,
+            Long("root") => root = true,
             Long("help") => {
                 print!("{HELP}");
                 return Ok(0);
@@ -53,7 +56,8 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
     let built = cargo::build(build.args(["build", "--release", "--example", "boot"]))?;
     let boot = built.into_iter().find(|built| built.name == "boot" && built.kind == "example");
     let boot = boot.context("cargo has built no example named boot")?.path;
-    let arguments = arguments(&guest, generic, given);
+    let root = if root { Some(Root::copy(&guest)?) } else { None };
+    let arguments = arguments(&guest, generic, root.as_ref(), given);
     let in_lab = place.unwrap_or_else(|| match host_can_run_linux(&boot) {
         Ok(()) => false,
         Err(why) => {
@@ -62,14 +66,41 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
         }
     });
     if !in_lab {
-        return Err(Command::new(&boot).args(arguments).exec()).context("cannot run the example");
+        let mut boot = Command::new(&boot);
+        boot.args(arguments);
+        let run = if root.is_some() { boot.status() } else { Err(boot.exec()) };
+        let status = run.context("cannot run the example")?;
+        return Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(host::FAILED));
     }
     let command = [vec![boot.into_os_string()], arguments].concat();
     Lab::new(lab::Options { timeout: None, ..Default::default() })?.run(&command)
 }
 
+/// A copy of the root file system's image for one run.
+struct Root {
+    image: PathBuf,
+    _folder: Folder,
+}
+
+impl Root {
+    fn copy(guest: &Guest) -> Result<Root> {
+        let original = root::prepare(guest, false)?;
+        let folder = Folder::new(&host::target("boot")?)?;
+        let image = folder.0.join("root.img");
+        let mut copy = Command::new("cp");
+        copy.args(["--reflink=auto", "--sparse=always"]).arg(original).arg(&image);
+        host::output(&mut copy)?;
+        Ok(Root { image, _folder: folder })
+    }
+}
+
 /// The example's arguments: those given, and what is missing among them.
-fn arguments(guest: &Guest, generic: bool, given: Vec<OsString>) -> Vec<OsString> {
+fn arguments(
+    guest: &Guest,
+    generic: bool,
+    root: Option<&Root>,
+    given: Vec<OsString>,
+) -> Vec<OsString> {
     let has = |name: &str| {
         let with_value = format!("{name}=");
         given.iter().any(|word| word == name || word.to_string_lossy().starts_with(&with_value))
@@ -87,8 +118,14 @@ fn arguments(guest: &Guest, generic: bool, given: Vec<OsString>) -> Vec<OsString
         let console = if virtio { "hvc0" } else { "ttyS0" };
         let size = if std::io::stdin().is_terminal() { lab::window() } else { None };
         let (columns, rows) = size.unwrap_or((80, 24));
-        let cmdline = format!("console={console} quiet hk.size={columns}x{rows}");
+        let mut cmdline = format!("console={console} quiet hk.size={columns}x{rows}");
+        cmdline += if root.is_some() { " hk.root=/dev/vda" } else { "" };
         arguments.extend(["--cmdline".into(), cmdline.into()]);
+    }
+    if let Some(root) = root {
+        // Before those given, which are further disks. A comma would begin an option.
+        let path = root.image.to_string_lossy().replace(',', ",,");
+        arguments.extend(["--disk".into(), path.into()]);
     }
     arguments.extend(given);
     arguments

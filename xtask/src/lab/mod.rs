@@ -23,6 +23,7 @@ mod wire;
 
 #[cfg(target_os = "linux")]
 pub use init::main as init;
+pub use link::Folder;
 pub use run::{Lab, Options, is_of_xtask};
 pub use terminal::window;
 
