@@ -49,10 +49,13 @@ pub(super) struct Ticket {
     pub chain: Chain,
     /// Bytes that are moved for it.
     pub bytes: u64,
+    /// How many bytes of its room are filled, from the start on, if all goes well.
+    pub filled: u32,
 }
 
 impl Ticket {
-    /// Writes the status, and returns the chain with how much of it counts as written.
+    /// Writes the status, and returns the chain with how much of it counts as written: what was written without a
+    /// gap (§2.7.8.2), so the status only if the room before it is full.
     pub fn close(self, status: Status) -> (Chain, u32) {
         let room = self.chain.writable_len();
         if let Some(last) = room.checked_sub(1)
@@ -60,7 +63,9 @@ impl Ticket {
         {
             place.write(&[status.byte()]);
         }
-        (self.chain, room)
+        let filled = if status == Status::Ok { self.filled } else { 0 };
+        let written = if filled + 1 >= room { room } else { filled };
+        (self.chain, written)
     }
 }
 
@@ -89,6 +94,7 @@ pub(super) fn parse(
     };
     let [a, b, c, d, _, _, _, _, sector @ ..] = header;
     let sector = u64::from_le_bytes(sector);
+    let mut filled = 0;
     let op = match u32::from_le_bytes([a, b, c, d]) {
         VIRTIO_BLK_T_IN => rules.range(sector, space.into()).map(|offset| Op::Read { offset }),
         VIRTIO_BLK_T_OUT if rules.read_only => Err(Status::Failed),
@@ -99,7 +105,7 @@ pub(super) fn parse(
         VIRTIO_BLK_T_FLUSH if rules.read_only => Err(Status::Ok),
         VIRTIO_BLK_T_FLUSH => Ok(Op::Flush),
         VIRTIO_BLK_T_GET_ID => {
-            identify(&chain, space as usize, rules.serial);
+            filled = identify(&chain, space as usize, rules.serial);
             Err(Status::Ok)
         }
         VIRTIO_BLK_T_DISCARD if rules.discard => {
@@ -111,14 +117,15 @@ pub(super) fn parse(
         }
         _ => Err(Status::Unsupported),
     };
-    let answer = |chain, status| Ok(Parsed::Answer(Ticket { queue, chain, bytes: 0 }, status));
+    let ticket = |chain, bytes, filled| Ticket { queue, chain, bytes, filled };
     let op = match op {
         Ok(op) => op,
-        Err(status) => return answer(chain, status),
+        Err(status) => return Ok(Parsed::Answer(ticket(chain, 0, filled), status)),
     };
     let mut buffers = room;
     match op {
         Op::Read { .. } => {
+            filled = space;
             let mut space_only = chain.writer();
             let _status = space_only.split_off(space as usize);
             // SAFETY: the buffers are in the chain, which goes with them.
@@ -132,8 +139,10 @@ pub(super) fn parse(
     }
     let bytes = buffers.all().total() as u64;
     match op {
-        Op::Read { .. } | Op::Write { .. } if bytes == 0 => answer(chain, Status::Ok),
-        _ => Ok(Parsed::Request(Request { op, buffers, token: Ticket { queue, chain, bytes } })),
+        Op::Read { .. } | Op::Write { .. } if bytes == 0 => {
+            Ok(Parsed::Answer(ticket(chain, 0, filled), Status::Ok))
+        }
+        _ => Ok(Parsed::Request(Request { op, buffers, token: ticket(chain, bytes, filled) })),
     }
 }
 
@@ -153,8 +162,8 @@ unsafe fn collect<'a>(
     }
 }
 
-/// VIRTIO_BLK_T_GET_ID: the serial number, with zeros behind it.
-fn identify(chain: &Chain, space: usize, serial: &str) {
+/// VIRTIO_BLK_T_GET_ID: the serial number, with zeros behind it. Returns how many bytes there was room for.
+fn identify(chain: &Chain, space: usize, serial: &str) -> u32 {
     let mut id = [0; OpenDisk::SERIAL];
     for (to, from) in id.iter_mut().zip(serial.bytes()) {
         *to = from;
@@ -162,6 +171,7 @@ fn identify(chain: &Chain, space: usize, serial: &str) {
     let mut writer = chain.writer();
     let _status = writer.split_off(space);
     writer.write(&id);
+    writer.written()
 }
 
 impl Rules<'_> {
