@@ -58,8 +58,6 @@ pub struct Block {
     read_only: bool,
     serial: String,
     accepted: u64,
-    /// Writes may wait for a flush (VIRTIO_BLK_F_CONFIG_WCE).
-    write_back: bool,
     limiter: Limiter,
     /// When the limits allow the next request.
     throttled: Option<Instant>,
@@ -98,7 +96,6 @@ impl Block {
             read_only,
             serial,
             accepted: 0,
-            write_back: true,
             limiter: Limiter::new(limits, Instant::now()),
             throttled: None,
             requests: 0,
@@ -192,7 +189,7 @@ impl Block {
     /// Answers a request that has ended.
     fn complete(&mut self, mut done: Done<Ticket>, cx: &mut Context<'_>) -> Result<(), Error> {
         // Without a cache, what was written has to be flushed before it counts (§5.2.6.2).
-        if !self.write_back && done.result.is_ok() && writes(&done.request.op) {
+        if writes(&done.request.op) && done.result.is_ok() && !self.write_back() {
             let mut request = done.request;
             request.op = Op::Flush;
             done = match self.front.submit(request) {
@@ -224,14 +221,15 @@ impl Block {
         Ok(())
     }
 
-    /// Whether writes may wait for a flush, as things were negotiated.
-    fn read_write_back(&mut self) {
+    /// Whether a write that ends now may wait for a flush. The driver may have turned the cache off before it sent the
+    /// write, so the field is looked at and not what the device was last told of it.
+    fn write_back(&self) -> bool {
+        if !self.has(VIRTIO_BLK_F_CONFIG_WCE) {
+            return self.has(VIRTIO_BLK_F_FLUSH);
+        }
         let mut byte = [0];
         self.shared.config.read(config::WRITEBACK, &mut byte);
-        self.write_back = match self.has(VIRTIO_BLK_F_CONFIG_WCE) {
-            true => byte != [0],
-            false => self.has(VIRTIO_BLK_F_FLUSH),
-        };
+        byte != [0]
     }
 }
 
@@ -276,7 +274,10 @@ impl VirtioDevice for Block {
 
     fn activate(&mut self, features: u64, _cx: &mut Context<'_>) -> Result<(), Error> {
         self.accepted = features;
-        self.read_write_back();
+        // A driver that cannot flush begins without a cache (§5.2.5.2).
+        if !self.has(VIRTIO_BLK_F_FLUSH) {
+            self.shared.config.set(config::WRITEBACK, &[0]);
+        }
         Ok(())
     }
 
@@ -293,11 +294,6 @@ impl VirtioDevice for Block {
         self.done.clear();
         self.collect(cx)?;
         self.work_stalled(cx)
-    }
-
-    fn config_written(&mut self, _cx: &mut Context<'_>) -> Result<(), Error> {
-        self.read_write_back();
-        Ok(())
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -332,7 +328,6 @@ impl VirtioDevice for Block {
         self.accepted = 0;
         // The cache is on again.
         self.shared.config.set(config::WRITEBACK, &[1]);
-        self.write_back = true;
     }
 }
 
