@@ -151,7 +151,7 @@ impl Block {
                 Parsed::Answer(ticket, status) => answer(ticket, status, cx)?,
                 Parsed::Request(request) => {
                     let bytes = request.token.bytes;
-                    self.limiter.take(bytes);
+                    self.limiter.take(bytes + zeroed(&request.op));
                     self.requests += 1;
                     self.bytes += bytes;
                     if let Some(done) = self.front.submit(request) {
@@ -236,6 +236,14 @@ impl Block {
 /// Whether a request changes the disk.
 fn writes(op: &Op) -> bool {
     matches!(op, Op::Write { .. } | Op::Discard(_) | Op::WriteZeroes(_))
+}
+
+/// Bytes that are written without being in the request.
+fn zeroed(op: &Op) -> u64 {
+    match op {
+        Op::WriteZeroes(extents) => extents.iter().map(|extent| extent.len).sum(),
+        _ => 0,
+    }
 }
 
 /// Gives a chain back to the driver.
