@@ -1,0 +1,127 @@
+//! Disks that become larger or smaller while they are in use.
+
+use super::*;
+use virtio_bindings::virtio_mmio::*;
+
+impl Machine {
+    fn capacity(&self) -> u64 {
+        u64::from(self.guest.read(0x104)) << 32 | u64::from(self.guest.read(0x100))
+    }
+
+    fn generation(&self) -> u32 {
+        self.guest.read(VIRTIO_MMIO_CONFIG_GENERATION)
+    }
+
+    /// Waits until the driver is told that the configuration has changed.
+    fn wait_for_change(&self) {
+        crate::virtio::tests::eventually("the driver is not told", || {
+            self.guest.read(VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG != 0
+        });
+        self.guest.write(VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_CONFIG);
+    }
+}
+
+#[test]
+fn the_guest_is_told_of_a_new_size() {
+    let probe = Probe::new(SECTORS);
+    let mut machine = Machine::new(probe.disk());
+    let mut generation = machine.generation();
+    for sectors in [SECTORS + 8, 2 * SECTORS, SECTORS / 2, 1, SECTORS] {
+        machine.handle.resize(sectors * 512).unwrap();
+        machine.wait_for_change();
+        assert_ne!(machine.generation(), generation);
+        generation = machine.generation();
+        assert_eq!((machine.capacity(), machine.handle.size()), (sectors, sectors * 512));
+        assert_eq!(probe.calls(), [Call::Resize(sectors * 512)]);
+        assert_eq!(machine.write(sectors - 1, &[1; 512]), OK);
+        assert_eq!(machine.write(sectors, &[1; 512]), IOERR);
+        assert_eq!(machine.read(sectors, 512).status, IOERR);
+        assert_eq!(probe.calls(), [Call::Write((sectors - 1) * 512, 512)]);
+    }
+    // Interrupts for a new size come without a driver to nobody, and the next driver reads it.
+    machine.guest.reset();
+    machine.handle.resize(4096).unwrap();
+    machine.start(0);
+    assert_eq!(machine.capacity(), 8);
+    machine.check();
+}
+
+#[test]
+fn the_size_changes_while_the_machine_is_paused() {
+    let probe = Probe::new(SECTORS);
+    let mut machine = Machine::new(probe.disk());
+    machine.guest.transport.pause();
+    machine.handle.resize(512 * 512).unwrap();
+    assert_eq!(machine.handle.size(), 512 * 512);
+    machine.guest.transport.resume();
+    machine.wait_for_change();
+    assert_eq!(machine.capacity(), 512);
+    assert_eq!(machine.write(511, &[1; 512]), OK);
+    machine.check();
+}
+
+#[test]
+fn a_size_that_cannot_be_is_refused_and_nothing_changes() {
+    let probe = Probe::new(SECTORS);
+    let mut machine = Machine::new(probe.disk());
+    let generation = machine.generation();
+    for size in [0, 1, 511, 513, u64::MAX] {
+        let error = machine.handle.resize(size).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("512"), "{error}");
+    }
+    probe.fail(Some(Fault::Errno(libc::ENOSPC)));
+    for size in [512, 1 << 20] {
+        let error = machine.handle.resize(size).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+    }
+    probe.fail(None);
+    assert_eq!((machine.capacity(), machine.handle.size()), (SECTORS, SECTORS * 512));
+    assert_eq!(machine.generation(), generation);
+    machine.check();
+    assert_eq!(machine.write(SECTORS - 1, &[1; 512]), OK);
+}
+
+#[test]
+fn handles_share_the_disk_and_do_not_keep_it() {
+    let machine = Machine::new(Probe::new(SECTORS).disk());
+    let [one, other] = [machine.handle.clone(), machine.handle.clone()];
+    one.resize(4096).unwrap();
+    assert_eq!(other.size(), 4096);
+    assert!(format!("{other:?}").contains("4096"));
+    drop(machine);
+    let error = other.resize(8192).unwrap_err();
+    assert!(error.to_string().contains("ended"), "{error}");
+}
+
+/// A file grows and shrinks with its disk; what comes in reads as zeros.
+#[test]
+fn a_file_is_resized() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(4096).unwrap();
+    let mut machine = Machine::new(Disk::raw(file.path()).unwrap());
+    assert_eq!(machine.write(0, &[1; 4096]), OK);
+    for (size, ones) in [(1 << 20, 4096), (1024, 1024), (8192, 1024)] {
+        machine.handle.resize(size).unwrap();
+        assert_eq!(file.as_file().metadata().unwrap().len(), size);
+        let len = size.min(8192) as usize;
+        let data = [vec![1; ones], vec![0; len - ones]].concat();
+        assert!(machine.read(0, len) == Answer { status: OK, data, used: len as u32 + 1 });
+    }
+    assert_eq!(machine.write(16, &[1; 512]), IOERR);
+    assert_eq!(file.as_file().metadata().unwrap().len(), 8192);
+}
+
+/// A disk that is only read has the size that it has.
+#[test]
+fn a_read_only_file_is_not_resized() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(4096).unwrap();
+    let mut machine = Machine::new(Disk::raw(file.path()).unwrap().read_only());
+    for size in [512, 8192] {
+        assert!(machine.handle.resize(size).is_err());
+        assert_eq!(file.as_file().metadata().unwrap().len(), 4096);
+        assert_eq!((machine.capacity(), machine.handle.size()), (8, 4096));
+    }
+    assert_eq!(machine.read(7, 512).status, OK);
+}
