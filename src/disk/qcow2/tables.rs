@@ -53,14 +53,6 @@ pub(super) fn check(
         ("L1 table", header.l1.clone()),
         ("refcount table", header.refcounts.clone()),
     ];
-    let mut counts = Counts { file, header, blocks: &blocks, block: Vec::new(), index: None };
-    if writable {
-        for (name, range) in &taken {
-            for place in range.clone().step_by(cluster as usize) {
-                counts.check(&format!("its {name}"), place)?;
-            }
-        }
-    }
     let mut before = None;
     for &tagged in &places {
         let place = tagged & !BLOCK;
@@ -78,10 +70,18 @@ pub(super) fn check(
         if let Some((other, _)) = taken.iter().find(|(_, other)| overlap(&here, other)) {
             return refuse(format!("it has {name} at {place:#x}, over its {other}"));
         }
-        if writable {
-            counts.check(name, place)?;
-        }
         before = Some(place);
+    }
+    if writable {
+        let mut counts = Counts { file, header, blocks: &blocks, block: Vec::new(), index: None };
+        for (name, range) in &taken {
+            for place in range.clone().step_by(cluster as usize) {
+                counts.check(name, place)?;
+            }
+        }
+        for place in &places {
+            counts.check("table", place & !BLOCK)?;
+        }
     }
     Ok(places.iter().filter(|place| *place & BLOCK != 0).map(|place| place & !BLOCK).collect())
 }
@@ -125,7 +125,7 @@ impl Counts<'_> {
         match count.is_some_and(|count| count.iter().any(|byte| byte & mask != 0)) {
             true => Ok(()),
             false => refuse(format!(
-                "according to its refcounts, {name} at {place:#x} is in free space; \
+                "according to its refcounts, its {name} at {place:#x} is in free space; \
                  `qemu-img check -r all` repairs it"
             )),
         }

@@ -1,5 +1,7 @@
 //! Images that `qemu-img` makes and judges. What is on them is compared with a model in memory.
 
+mod crash;
+mod hostile;
 mod kinds;
 mod space;
 
