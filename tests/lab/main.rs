@@ -11,5 +11,6 @@ mod session;
 
 mod command;
 mod consoles;
+mod disks;
 mod life;
 mod linux;
