@@ -4,6 +4,8 @@
 //! there can change at any moment, so nothing in this crate holds a Rust reference into it: all access goes
 //! through vm-memory's volatile accessors.
 
+mod buffers;
+
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -12,6 +14,8 @@ use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
     GuestRegionMmap,
 };
+
+pub use buffers::{BufferList, Buffers};
 
 /// The least RAM a machine can have: one megabyte for tables and legacy addresses, and one for a kernel.
 pub const MIN_SIZE: u64 = 2 << 20;
