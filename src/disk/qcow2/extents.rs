@@ -1,7 +1,7 @@
 //! Giving clusters back, and zeros.
 //!
 //! imago takes clusters out of its tables and frees them, but leaves what was in them in the file. Here the file
-//! shrinks as well: holes are punched once nothing names the clusters, and before they can be used again.
+//! shrinks as well: holes are punched once nothing in memory names the clusters, and before they can be used again.
 
 use std::io;
 use std::ops::Range;
@@ -98,21 +98,22 @@ impl Qcow2 {
         while range.start < range.end {
             let mut changes = self.changes();
             let mut holes = Holes::default();
-            self.settle(&mut changes)?;
+            // A table that has to be made must not be where something is that was freed.
+            if !self.store.has_l2(range.start, self.facts.cluster)? {
+                self.settle(&mut changes)?;
+            }
             let done = {
                 let _shut = self.gate.shut();
                 self.free_some(&mut range, zeros, &mut changes, &mut holes)
             };
-            if changes.freed {
-                self.write_back(&mut changes)?;
-            }
-            done?;
+            // The tables in the file may still lead there: a crash leaves zeros then, which is as good.
             holes.0.into_iter().for_each(|hole| self.store.punch(hole));
+            done?;
         }
         Ok(())
     }
 
-    /// Takes a few clusters out, from the start of the range.
+    /// Takes clusters out, from the start of the range, as far as one L2 table reaches.
     fn free_some(
         &self,
         range: &mut Range<u64>,
@@ -124,8 +125,7 @@ impl Qcow2 {
         let first = range.start / table;
         for _ in 0..PIECES {
             let at = range.start;
-            // The next L2 table may have to be made, which must not be where something is that was just freed.
-            if at >= range.end || (changes.freed && at / table != first) {
+            if at >= range.end || at / table != first {
                 break;
             }
             let mapping = self.image.get_shallow_mapping(at, range.end - at);

@@ -11,9 +11,9 @@ use std::ops::Range;
 
 use super::header::{Header, MAGIC, MOST_L1_BYTES, MOST_REFCOUNT_BYTES, overlap, u32_at, u64_at};
 use super::store::{Store, corrupt};
+use super::tables::L1_PLACE;
 
-/// Bits of an entry that are the place of what it leads to.
-const L1_PLACE: u64 = 0x00ff_ffff_ffff_fe00;
+/// Bits of an entry of the refcount table that are a block's place.
 const BLOCK_PLACE: u64 = !0x1ff;
 
 /// What a write changes.
@@ -89,6 +89,11 @@ impl Pointers {
             true => Err(corrupt("two things are in the same place")),
             false => Ok(()),
         }
+    }
+
+    /// Where an entry of the L1 table is.
+    pub fn l1_entry(&self, index: u64) -> u64 {
+        self.l1.start.saturating_add(index.saturating_mul(8))
     }
 
     /// An entry is to be written.

@@ -25,6 +25,9 @@ use super::super::backend::{BlockBackend, BufferList, Buffers, write_plain_zeroe
 use super::super::raw::RawFile;
 use super::header::Header;
 use super::pointers::{Pointers, Target};
+use super::tables::L1_COPIED;
+#[cfg(test)]
+use super::tests::probe::{Event, Probe};
 use crate::sys::file::{self, Flush};
 
 /// A file that imago has, and that its owner has too.
@@ -42,6 +45,8 @@ struct Inner {
     broken: AtomicBool,
     marks: Marks,
     helper: CommonStorageHelper,
+    #[cfg(test)]
+    probe: Probe,
 }
 
 /// When metadata was written last, and how much of it the host has stored: numbers that grow with each write.
@@ -72,12 +77,20 @@ impl Store {
             broken: AtomicBool::new(false),
             marks: Marks::default(),
             helper: CommonStorageHelper::default(),
+            #[cfg(test)]
+            probe: Probe::default(),
         }))
     }
 
     /// The file.
     pub fn file(&self) -> &RawFile {
         &self.0.file
+    }
+
+    /// Sees what is done to the file.
+    #[cfg(test)]
+    pub fn probe(&self) -> &Probe {
+        &self.0.probe
     }
 
     /// Whether the image must not be written any more.
@@ -123,6 +136,15 @@ impl Store {
         }
     }
 
+    /// Whether there is an L2 table for `offset` that may be written.
+    pub fn has_l2(&self, offset: u64, cluster: u64) -> io::Result<bool> {
+        let Some(pointers) = &self.0.pointers else { return Ok(false) };
+        let index = offset / (cluster * (cluster / 8));
+        let mut entry = [0; 8];
+        self.read_bytes(lock(pointers).l1_entry(index), &mut entry)?;
+        Ok(u64::from_be_bytes(entry) & L1_COPIED != 0)
+    }
+
     /// Zeros in clusters that are the guest's own and keep their storage.
     pub fn zero_data(&self, offset: u64, len: u64) -> io::Result<()> {
         self.check_data(offset, len)?;
@@ -131,6 +153,8 @@ impl Store {
         if within == 0 {
             return Ok(());
         }
+        #[cfg(test)]
+        self.0.probe.see(Event::Zeros(offset..offset + within))?;
         match file::zero_range(self.0.file.file(), offset, within) {
             Err(error) if file::is_unsupported(&error) => {
                 write_plain_zeroes(&self.0.file, offset, within)
@@ -142,6 +166,8 @@ impl Store {
     /// Gives storage back. If that fails, it is only not given back.
     pub fn punch(&self, hole: Range<u64>) {
         let end = hole.end.min(self.0.size.load(Ordering::Acquire));
+        #[cfg(test)]
+        let _ = self.0.probe.see(Event::Zeros(hole.start..end));
         let punched = match self.check_data(hole.start, hole.end - hole.start) {
             Ok(()) if hole.start >= end => Ok(()),
             Ok(()) => file::punch_hole(self.0.file.file(), hole.start, end - hole.start),
@@ -153,6 +179,8 @@ impl Store {
     }
 
     fn write_at(&self, offset: u64, from: Buffers<'_>) -> io::Result<()> {
+        #[cfg(test)]
+        self.0.probe.see(Event::write(offset, from))?;
         self.0.file.write(offset, from)?;
         self.0.size.fetch_max(offset + from.total() as u64, Ordering::Release);
         Ok(())
@@ -163,6 +191,8 @@ impl Store {
         let marks = &self.0.marks;
         let now = marks.now.load(Ordering::Acquire);
         self.0.file.flush()?;
+        #[cfg(test)]
+        self.0.probe.see(Event::Sync)?;
         marks.stored.fetch_max(now, Ordering::AcqRel);
         Ok(())
     }
@@ -347,6 +377,8 @@ impl Storage for Store {
     async unsafe fn pure_write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
         self.check_data(offset, length)?;
         let (size, end) = (self.0.size.load(Ordering::Acquire), offset + length);
+        #[cfg(test)]
+        self.0.probe.see(Event::Zeros(offset..end))?;
         if offset < size {
             file::punch_hole(self.0.file.file(), offset, end.min(size) - offset).map_err(
                 |error| {

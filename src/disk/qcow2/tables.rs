@@ -10,8 +10,8 @@ use std::fs::File;
 use super::header::{Header, Refusal, overlap, read_up_to, refuse, u64_at};
 
 /// Bits of an L1 entry that have a meaning: a place, and that only this entry leads there.
-const L1_PLACE: u64 = 0x00ff_ffff_ffff_fe00;
-const L1_COPIED: u64 = 1 << 63;
+pub(super) const L1_PLACE: u64 = 0x00ff_ffff_ffff_fe00;
+pub(super) const L1_COPIED: u64 = 1 << 63;
 /// Bits of a refcount table's entry that are no place.
 const BLOCK_RESERVED: u64 = 0x1ff;
 /// Marks refcount blocks among the places, which are all multiples of 512.

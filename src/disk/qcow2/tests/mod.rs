@@ -3,6 +3,8 @@
 mod crash;
 mod hostile;
 mod kinds;
+mod order;
+pub(super) mod probe;
 mod space;
 
 use std::path::{Path, PathBuf};
