@@ -31,6 +31,7 @@
 //! * [`boot`], [`arch`], [`memory`]: kernels, the tables they read, and the memory they are in.
 //! * [`device`]: what a machine has before virtio. [`console`]: where a console's bytes come from and go to.
 //! * [`disk`]: images, and how they are read and written.
+//! * [`net`]: what is behind a network card.
 //! * [`virtio`]: the transport, the queues, and a folder for each device.
 //!
 //! Each of these is usable alone: a device needs guest memory and an interrupt line, not a machine.
@@ -50,6 +51,7 @@ pub mod console;
 pub mod device;
 pub mod disk;
 pub mod memory;
+pub mod net;
 pub mod sys;
 pub mod vcpu;
 pub mod virtio;
