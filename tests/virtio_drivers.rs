@@ -9,13 +9,17 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use hyperkit::console::{Console as HostConsole, OpenConsole};
+use hyperkit::disk::{Disk, Engine, MemoryDisk};
+use hyperkit::virtio::blk::{Block, DiskHandle};
 use hyperkit::virtio::console::Console;
 use hyperkit::virtio::rng::{MAX_BYTES, Rng};
 use virtio_drivers::Error;
+use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
 use virtio_drivers::device::console::{Size, VirtIOConsole};
 use virtio_drivers::device::rng::VirtIORng;
 use virtio_guest::{Ram, Registers, Slot, guest, pages_in_use};
 
+type BlkDriver = VirtIOBlk<Ram, Registers>;
 type RngDriver = VirtIORng<Ram, Registers>;
 type ConsoleDriver = VirtIOConsole<Ram, Registers>;
 
@@ -216,5 +220,192 @@ fn a_console_lets_go_of_its_port() {
         let mut driver = ConsoleDriver::new(slot.transport()).unwrap();
         ours.write_all(b"for the next").unwrap();
         assert_eq!(receive(&mut driver, 12), b"for the next");
+    });
+}
+
+/// A disk in a machine of its own.
+fn disk(disk: Disk) -> (Slot, DiskHandle) {
+    let device = Block::new(disk.open().unwrap(), 1).unwrap();
+    let handle = device.handle();
+    (Slot::new(device), handle)
+}
+
+/// The same 1 MiB disk in every way there is to have one: in memory, and in a file through each engine.
+fn disks() -> Vec<(Disk, Option<tempfile::NamedTempFile>)> {
+    let mut disks = vec![(Disk::backend(MemoryDisk::new(1 << 20)).serial("the disk"), None)];
+    for engine in [Engine::Auto, Engine::Threads] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let disk = Disk::raw(file.path()).unwrap().engine(engine).serial("the disk");
+        disks.push((disk, Some(file)));
+    }
+    disks
+}
+
+#[test]
+fn disk_reads_what_was_written() {
+    guest(|| {
+        for (wanted, file) in disks() {
+            let (slot, _handle) = disk(wanted);
+            let mut driver = BlkDriver::new(slot.transport()).unwrap();
+            assert_eq!((driver.capacity(), driver.readonly()), (2048, false));
+            let mut id = [0xff; 20];
+            let len = driver.device_id(&mut id).unwrap();
+            assert_eq!(&id[..len], b"the disk");
+
+            let mut model = vec![0; 1 << 20];
+            for (block, len) in [(0, 512), (2047, 512), (1, 4096), (100, 300 << 10), (7, 1024)] {
+                let bytes = pattern(len);
+                driver.write_blocks(block, &bytes).unwrap();
+                model[block * 512..][..len].copy_from_slice(&bytes);
+            }
+            driver.flush().unwrap();
+            let mut all = vec![0xff; 1 << 20];
+            driver.read_blocks(0, &mut all).unwrap();
+            assert!(all == model);
+            for block in [2048, usize::MAX] {
+                assert_eq!(driver.write_blocks(block, &[1; 512]), Err(Error::IoError));
+                assert_eq!(driver.read_blocks(block, &mut [1; 512]), Err(Error::IoError));
+            }
+            assert_eq!(driver.read_blocks(2047, &mut [1; 1024]), Err(Error::IoError));
+            drop(driver);
+            drop(slot);
+            if let Some(file) = file {
+                assert!(std::fs::read(file.path()).unwrap() == model);
+            }
+        }
+        assert_eq!(pages_in_use(), 0, "the device keeps nothing that the driver waits for");
+    });
+}
+
+#[test]
+fn disk_that_is_only_read() {
+    guest(|| {
+        let bytes = pattern(8192);
+        let (slot, _handle) = disk(Disk::backend(MemoryDisk::from(bytes.clone())).read_only());
+        let mut driver = BlkDriver::new(slot.transport()).unwrap();
+        assert!(driver.readonly());
+        assert_eq!(driver.write_blocks(0, &[0; 512]), Err(Error::IoError));
+        driver.flush().unwrap();
+        let mut all = [0; 8192];
+        driver.read_blocks(0, &mut all).unwrap();
+        assert!(all[..] == bytes);
+    });
+}
+
+/// A request of the kind that does not wait.
+struct Pending {
+    token: u16,
+    write: bool,
+    block: usize,
+    request: Box<BlkReq>,
+    response: Box<BlkResp>,
+    buffer: Vec<u8>,
+}
+
+#[test]
+fn disk_with_many_requests_at_once() {
+    guest(|| {
+        for (wanted, _file) in disks() {
+            let (slot, _handle) = disk(wanted);
+            let mut driver = BlkDriver::new(slot.transport()).unwrap();
+            let mut model = vec![0; 1 << 20];
+            let mut pending: Vec<Pending> = Vec::new();
+            let (mut begun, mut ended, mut most) = (0_usize, 0, 0);
+            let end = Instant::now() + Duration::from_secs(30);
+            while ended < 400 {
+                // Every block is one request's at a time: those under way are 16 in a row.
+                if begun < 400 && pending.len() < driver.virt_queue_size().into() {
+                    let block = begun * 37 % 256 * 8;
+                    let (mut request, mut response) = (Box::default(), Box::default());
+                    let write = begun % 3 != 0;
+                    let mut buffer = if write { pattern(4096) } else { vec![0; 4096] };
+                    buffer.rotate_left(begun % 4096);
+                    // SAFETY: nobody touches them before the request is complete.
+                    let token = unsafe {
+                        match write {
+                            true => {
+                                driver.write_blocks_nb(block, &mut request, &buffer, &mut response)
+                            }
+                            false => driver.read_blocks_nb(
+                                block,
+                                &mut request,
+                                &mut buffer,
+                                &mut response,
+                            ),
+                        }
+                    };
+                    if write {
+                        model[block * 512..][..4096].copy_from_slice(&buffer);
+                    }
+                    let token = token.unwrap();
+                    pending.push(Pending { token, write, block, request, response, buffer });
+                    begun += 1;
+                    most = most.max(pending.len());
+                    continue;
+                }
+                let Some(token) = driver.peek_used() else {
+                    assert!(Instant::now() < end, "{ended} requests of 400 have ended");
+                    continue;
+                };
+                let at = pending.iter().position(|pending| pending.token == token).unwrap();
+                let mut done = pending.swap_remove(at);
+                let (request, response) = (&done.request, &mut done.response);
+                // SAFETY: they are those that the request was begun with.
+                let result = unsafe {
+                    match done.write {
+                        true => {
+                            driver.complete_write_blocks(token, request, &done.buffer, response)
+                        }
+                        false => {
+                            driver.complete_read_blocks(token, request, &mut done.buffer, response)
+                        }
+                    }
+                };
+                result.unwrap();
+                assert!(done.buffer == model[done.block * 512..][..4096], "block {}", done.block);
+                ended += 1;
+            }
+            assert_eq!(most, 16);
+        }
+        assert_eq!(pages_in_use(), 0);
+    });
+}
+
+/// A driver hears of a new size, and goes by it.
+#[test]
+fn disk_that_grows() {
+    guest(|| {
+        for (wanted, _file) in disks() {
+            let (slot, handle) = disk(wanted);
+            let mut driver = BlkDriver::new(slot.transport()).unwrap();
+            assert_eq!(driver.write_blocks(3000, &[5; 512]), Err(Error::IoError));
+            driver.ack_interrupt();
+            let edges = slot.line.edges();
+            handle.resize(2 << 20).unwrap();
+            assert!(slot.line.wait(edges, Duration::from_secs(20)));
+            assert_eq!(slot.read(0x060) & 2, 2);
+            assert_eq!(slot.read(0x100), 4096);
+            driver.write_blocks(3000, &[5; 512]).unwrap();
+            drop(driver);
+            assert_eq!(BlkDriver::new(slot.transport()).unwrap().capacity(), 4096);
+        }
+    });
+}
+
+#[test]
+fn disk_drivers_come_and_go() {
+    guest(|| {
+        for (wanted, _file) in disks() {
+            let (slot, _handle) = disk(wanted);
+            for n in 0..50 {
+                let mut driver = BlkDriver::new(slot.transport()).unwrap();
+                let mut bytes = [0xff; 512];
+                driver.read_blocks(n, &mut bytes).unwrap();
+                assert_eq!(bytes, [n as u8; 512], "what the driver before this one wrote");
+                driver.write_blocks(n + 1, &[n as u8 + 1; 512]).unwrap();
+            }
+        }
+        assert_eq!(pages_in_use(), 0);
     });
 }
