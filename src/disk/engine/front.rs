@@ -122,7 +122,7 @@ impl<T: Send + 'static> Front<T> {
 }
 
 /// What carries out requests that take time.
-fn runner<T: Send + 'static>(
+pub(crate) fn runner<T: Send + 'static>(
     target: &Target,
     engine: Engine,
     notifier: &Notifier,

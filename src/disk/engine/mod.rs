@@ -13,6 +13,8 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) use front::Front;
+#[cfg(test)]
+pub(crate) use front::runner;
 
 use super::backend::{BlockBackend, BufferList};
 
