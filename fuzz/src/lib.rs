@@ -11,6 +11,7 @@ pub mod chipset;
 pub mod device;
 pub mod kernel;
 pub mod ops;
+pub mod qcow2;
 pub mod queue;
 pub mod ring;
 pub mod seeds;

@@ -3,7 +3,7 @@
 //! `cargo run --example seeds` in this folder writes them to `corpus/`; a test compares the two.
 
 use crate::ops::{Encode, unparse};
-use crate::{chipset, kernel, queue, serial, virtio_mmio};
+use crate::{chipset, kernel, qcow2, queue, serial, virtio_mmio};
 
 /// An input: its target, its name, its bytes.
 pub type Seed = (&'static str, &'static str, Vec<u8>);
@@ -18,6 +18,7 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(serial());
     seeds.extend(chipset());
     seeds.extend(kernel());
+    seeds.extend(qcow2());
     seeds
 }
 
@@ -440,4 +441,57 @@ fn kernel() -> impl Iterator<Item = Seed> {
         ],
     )
     .chain([raw("gzip", b"\x1f\x8b\x08"), raw("nothing", b"")])
+}
+
+fn qcow2() -> impl Iterator<Item = Seed> {
+    use qcow2::{Head, KINDS, Op, template};
+    let kind = |kind| Head { kind, read_only: 0 };
+    let reading = |kind| Head { kind, read_only: 1 };
+    let write = |sector, count| Op::Write { sector, count, value: 7 };
+    let use_it = vec![
+        Op::Read { sector: 0, count: 63 },
+        write(0, 1),
+        write(3, 60),
+        Op::Free { sector: 10, count: 20, how: 0 },
+        write(130, 63),
+        Op::Free { sector: 140, count: 20, how: 2 },
+        Op::Flush {},
+        Op::Grow { sectors: 300 },
+        write(500, 50),
+        Op::Close {},
+        Op::Read { sector: 490, count: 63 },
+        Op::Free { sector: 0, count: 63, how: 1 },
+    ];
+    let after = |first: Op| [vec![first], use_it.clone()].concat();
+    let entry = |table, index, value| after(Op::Entry { table, index, value });
+    let named = [
+        ("version-2", kind(2), use_it.clone()),
+        ("small-refcounts", kind(3), use_it.clone()),
+        ("large-clusters", kind(4), use_it.clone()),
+        ("bytes-for-refcounts", kind(5), use_it.clone()),
+        ("read-only", reading(1), use_it.clone()),
+        ("good", kind(1), use_it.clone()),
+        // The refcount of the last cluster is 0, and that of many more 1.
+        ("nothing-free", kind(1), entry(0, 3, u64::MAX)),
+        ("data-is-free", kind(1), entry(0, 1, 1 << 48)),
+        ("compressed", kind(1), entry(3, 1, 1 << 62 | 5 * 512)),
+        ("compressed-header", kind(1), entry(3, 1, 1 << 62)),
+        ("zeros-with-a-place", kind(1), entry(3, 0, 1 << 63 | (5 * 512) | 1)),
+        ("data-over-the-header", kind(3), entry(3, 2, 1 << 63)),
+        ("data-over-a-table", kind(1), entry(3, 2, 1 << 63 | (4 * 512))),
+        ("data-far-away", kind(1), entry(3, 2, 1 << 63 | 1 << 50)),
+        ("not-alone", kind(1), entry(3, 0, 5 * 512)),
+        ("table-not-alone", kind(1), entry(2, 0, 4 * 512)),
+        ("table-over-itself", kind(1), entry(2, 1, 1 << 63 | (3 * 512))),
+        ("second-block", kind(1), entry(1, 1, 5 * 512)),
+        ("cut", kind(1), after(Op::Cut { len: 5 * 512 + 9 })),
+        ("huge", kind(4), after(Op::Patch { at: 36, len: 3, value: 0 })),
+    ];
+    let raw = KINDS.iter().enumerate().map(|(number, &kind)| {
+        let name = ["file", "file-version-2", "file-bits", "file-4k", "file-1k"][number];
+        let mut bytes = vec![0, 0];
+        bytes.extend(template(kind));
+        ("qcow2", name, bytes)
+    });
+    seeds("qcow2", named).chain(raw)
 }
