@@ -44,12 +44,14 @@ Usage: boot --kernel FILE [OPTION]...
 Ctrl-] stops the machine at once. Input that is no terminal is fed to the guest's console.
 
 Exit status: 0 the guest powered off; 2 it asked for a reset (--no-reboot); 3 it crashed (triple fault);
-4 it halted; 5 it was stopped with Ctrl-]; 64 wrong usage; 65 kernel or initrd cannot be booted; 69 no usable
-accelerator on this host; 70 the accelerator failed while the guest ran; 71 the host refused something.
+4 it halted; 5 it was stopped with Ctrl-]; 64 wrong usage; 65 kernel or initrd cannot be booted; 66 a disk cannot
+be opened; 69 no usable accelerator on this host; 70 the accelerator failed while the guest ran; 71 the host
+refused something.
 ";
 
 const USAGE: u8 = 64;
 const BAD_PAYLOAD: u8 = 65;
+const NO_DISK: u8 = 66;
 const NO_ACCELERATOR: u8 = 69;
 const ACCELERATOR_FAILED: u8 = 70;
 const HOST_REFUSED: u8 = 71;
@@ -258,6 +260,7 @@ fn status(error: &Error) -> u8 {
     match error {
         Error::Config(_) => USAGE,
         Error::Boot(_) => BAD_PAYLOAD,
+        Error::Disk(_) => NO_DISK,
         Error::Accelerator(error) => match **error {
             accel::Error::Unavailable { .. } | accel::Error::MissingCapability { .. } => {
                 NO_ACCELERATOR

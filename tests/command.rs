@@ -30,6 +30,13 @@ fn wrong_usage_is_64_and_says_what_is_wrong() {
         (&["--kernel", "k", "--memory", "99999999999G"], "64 bits"),
         (&["--kernel", "k", "--console", "vga"], "serial or a virtio"),
         (&["--kernel", "k", "--uuid", "1"], "invalid length"),
+        (&["--disk", "/nonexistent/disk.img"], "/nonexistent/disk.img"),
+        (&["--disk", "/dev/null"], "a character device"),
+        (&["--disk", "/etc/passwd,format=vhd"], "not \"vhd\""),
+        (&["--disk", "/etc/passwd,rw"], "no option \"rw\""),
+        (&["--disk", "/etc/passwd,iops=many"], "\"many\" is no number"),
+        (&["--disk", "/no,,such,ro"], "/no,such"),
+        (&["--cdrom", "/"], "a folder"),
     ] {
         let (status, said) = boot(args);
         assert_eq!(status, 64, "{args:?}: {said}");
