@@ -4,11 +4,12 @@ use std::io::Cursor;
 
 use hyperkit::virtio::testing::RAM;
 use hyperkit::virtio::{Layout, feature};
+use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 
-use crate::device::Device;
+use crate::device::{DISK_QUEUES, Device};
 use crate::ops::{access, parse};
 use crate::ring::{Descriptor, RawRing};
 use crate::{fields, operations};
@@ -20,14 +21,14 @@ fields! {
         pub features: u8,
         /// The size of the queues, as a power of two.
         pub size: u8,
-        /// So many times 256 bytes are typed on a console.
+        /// So many times 256 bytes are typed on a console. What a disk is on, see [`Device::disk`].
         pub typed: u8,
     }
 }
 
 operations! {
     /// What a driver does. A `place` is one of [`PLACES`], where `offset` counts from.
-    pub enum Op(11) {
+    pub enum Op(12) {
         /// An entry of the descriptor table of `table` 0 or 1, or of one of two indirect tables. `wide` shifts `len`.
         0 => Describe { table: u8, index: u8, place: u8, offset: u16, len: u16, wide: u8, flags: u8, next: u8 },
         /// A head, made available.
@@ -51,8 +52,22 @@ operations! {
         9 => Restart { features: u8 },
         /// As [`Op::Restart`] if the device has asked for it.
         10 => Mend { features: u8 },
+        /// A disk's request of [`KINDS`], from entry `head` on: a header, `len` bytes of data in a place of its own, a
+        /// status. Through an indirect table if bit 0 of `how` is set; with bit 1, data and header, or data and
+        /// status, are one buffer; with bit 2, the data is an extent of `len` sectors, and bit 3 its flag.
+        11 => Request { queue: u8, head: u8, kind: u8, sector: u64, len: u16, how: u8 },
     }
 }
+
+/// The types of requests to a disk; any other number is itself.
+pub const KINDS: [u32; 6] = [
+    VIRTIO_BLK_T_IN,
+    VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_T_FLUSH,
+    VIRTIO_BLK_T_GET_ID,
+    VIRTIO_BLK_T_DISCARD,
+    VIRTIO_BLK_T_WRITE_ZEROES,
+];
 
 const TABLES: u64 = 0x4_0000;
 /// Addresses: buffers, the queues themselves, indirect tables, around the ends of both regions of RAM, the hole,
@@ -97,6 +112,13 @@ pub fn console(data: &[u8]) {
     let input = (typed > 0).then(|| Box::new(Cursor::new(vec![b'k'; typed])) as _);
     let (device, _host) = Device::console(input);
     Run { device, queues: 2, size: size(&head) }.all(head.features, ops);
+}
+
+/// Fuzzes the disk.
+pub fn blk(data: &[u8]) {
+    let (head, ops): (Head, _) = parse(data);
+    let device = Device::disk(head.typed);
+    Run { device, queues: DISK_QUEUES, size: size(&head) }.all(head.features, ops);
 }
 
 fn size(head: &Head) -> u32 {
@@ -177,6 +199,9 @@ impl Run {
                 let buffers = Buffers { count, split, len, address: address(place, 0) };
                 self.chain(queue, head.into(), buffers, how & 1 != 0);
             }
+            Op::Request { queue, head, kind, sector, len, how } => {
+                self.request(queue, head, kind, sector, len, how);
+            }
             Op::Restart { features } => self.start(features),
             Op::Mend { features } => {
                 if self.device.guest.status() & VIRTIO_CONFIG_S_NEEDS_RESET != 0 {
@@ -184,6 +209,52 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// Describes a request to a disk and offers it.
+    fn request(&self, queue: u8, head: u8, kind: u8, sector: u64, len: u16, how: u8) {
+        let ring = self.ring(queue);
+        let number = KINDS.get(usize::from(kind)).copied().unwrap_or(kind.into());
+        // A page for each, after which the data begins in another.
+        let at = PLACES[0] + u64::from(head) * 0x400;
+        let data = PLACES[1] + u64::from(head) * 0x1_0000;
+        let whole = how & 2 != 0;
+        let extent = how & 4 != 0;
+        let read = matches!(number, VIRTIO_BLK_T_IN | VIRTIO_BLK_T_GET_ID);
+        let bytes = if extent { 16 } else { len.into() };
+        let header_at = if whole && !read { data } else { at };
+        ring.write(header_at, &[u64::from(number), sector].map(u64::to_le_bytes).concat());
+        let data = if whole && !read { data + 16 } else { data };
+        if extent {
+            let sectors_and_flags = u64::from(len) | u64::from(how >> 3 & 1) << 32;
+            ring.write(data, &[sector, sectors_and_flags].map(u64::to_le_bytes).concat());
+        }
+        let write = VRING_DESC_F_WRITE as u16;
+        let buffers = match (whole, read) {
+            (true, true) => vec![(header_at, 16, 0), (data, bytes + 1, write)],
+            (true, false) => vec![(header_at, 16 + bytes, 0), (at + 0x200, 1, write)],
+            (false, _) => {
+                let flags = if read { write } else { 0 };
+                vec![(header_at, 16, 0), (data, bytes, flags), (at + 0x200, 1, write)]
+            }
+        };
+        let indirect = how & 1 != 0;
+        let (table, first) = match indirect {
+            true => (indirect_table(queue), 0),
+            false => (ring.layout.descriptors, u16::from(head)),
+        };
+        let count = buffers.len() as u32;
+        for (n, (address, len, flags)) in (0..).zip(buffers) {
+            let more = if n + 1 < count as u16 { VRING_DESC_F_NEXT as u16 } else { 0 };
+            let (flags, next) = (flags | more, first + n + 1);
+            ring.describe(table, first + n, Descriptor { address, len, flags, next });
+        }
+        if indirect {
+            let flags = VRING_DESC_F_INDIRECT as u16;
+            let table = Descriptor { address: table, len: 16 * count, flags, next: 0 };
+            ring.describe(ring.layout.descriptors, head.into(), table);
+        }
+        ring.offer(head.into());
     }
 
     /// Describes buffers from entry `head` on and offers them.

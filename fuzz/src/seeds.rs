@@ -12,9 +12,10 @@ pub type Seed = (&'static str, &'static str, Vec<u8>);
 pub fn all() -> Vec<Seed> {
     let mut seeds = Vec::new();
     seeds.extend(virtio_mmio());
-    for target in ["queue_rng", "queue_console"] {
+    for target in ["queue_rng", "queue_console", "queue_blk"] {
         seeds.extend(queue(target));
     }
+    seeds.extend(queue_blk());
     seeds.extend(serial());
     seeds.extend(chipset());
     seeds.extend(kernel());
@@ -31,7 +32,7 @@ fn seeds<H: Encode, O: Encode>(
 
 fn virtio_mmio() -> impl Iterator<Item = Seed> {
     use virtio_mmio::{Head, Op};
-    let [rng, console] = [0, 1].map(|device| Head { device });
+    let [rng, console, disk] = [0, 1, 2].map(|device| Head { device });
     let start = |queue| {
         vec![
             Op::Negotiate { features: 0b111 },
@@ -53,6 +54,17 @@ fn virtio_mmio() -> impl Iterator<Item = Seed> {
         [
             ("rng-request", rng, chain(&[&start(0), &request(0, 65)])),
             ("console-output", console, chain(&[&start(1), &request(1, 64)])),
+            (
+                "disk-cache-off-and-on",
+                disk,
+                chain(&[
+                    &start(1),
+                    &[Op::Write { offset: 0x120, len: 0, value: 0 }],
+                    &request(0, 64),
+                    &[Op::Write { offset: 0x120, len: 3, value: u64::MAX }],
+                    &[Op::Owner { what: 0 }, Op::Read { offset: 0x120, len: 0 }],
+                ]),
+            ),
             ("console-input-buffer", console, chain(&[&start(1), &request(0, 65)])),
             (
                 "paused-kick-reset",
@@ -249,6 +261,80 @@ fn queue(target: &'static str) -> impl Iterator<Item = Seed> {
                     settle,
                     Op::Poke { place: 2, offset: 0x1002, len: 1, value: 9 },
                     kick(0),
+                ],
+            ),
+        ],
+    )
+}
+
+fn queue_blk() -> impl Iterator<Item = Seed> {
+    use queue::{Head, Op};
+    // In memory, in a file through io_uring and threads, only to be read.
+    let [memory, ring, threads, read_only] =
+        [0, 2, 3, 6].map(|typed| Head { features: 7, size: 6, typed });
+    let plain = Head { features: 0, size: 4, typed: 3 };
+    let ask = |head, kind, sector, len, how| Op::Request { queue: 0, head, kind, sector, len, how };
+    let (kick, settle) = (Op::Kick { queue: 0 }, Op::Settle {});
+    // Every kind, in the usual shape and in the other ones.
+    let every = |how| {
+        let (extent, unmap) = (how | 4, how | 12);
+        vec![
+            ask(0, 1, 7, 1024, how),
+            ask(3, 0, 7, 1024, how),
+            ask(6, 2, 0, 0, how),
+            ask(9, 3, 0, 20, how),
+            kick,
+            settle,
+            ask(12, 4, 7, 1, extent),
+            ask(15, 5, 8, 9, extent),
+            ask(18, 5, 0, 2048, unmap),
+            ask(21, 99, 0, 0, how),
+            kick,
+            settle,
+        ]
+    };
+    seeds(
+        "queue_blk",
+        [
+            ("every-kind", memory, every(0)),
+            ("every-kind-in-a-file", ring, every(0)),
+            ("every-kind-by-threads", threads, every(2)),
+            ("every-kind-read-only", read_only, every(0)),
+            ("nothing-negotiated", plain, every(0)),
+            ("one-by-one-indirect", ring, {
+                let pairs = every(3).into_iter().filter(|op| matches!(op, Op::Request { .. }));
+                pairs.flat_map(|op| [op, kick, settle]).collect()
+            }),
+            (
+                "beyond-the-end",
+                memory,
+                vec![
+                    ask(0, 0, 2047, 1024, 0),
+                    ask(3, 1, u64::MAX, 512, 0),
+                    ask(6, 4, u64::MAX, 1, 4),
+                    ask(9, 5, 1 << 55, 0xffff, 12),
+                    ask(12, 0, 0, 513, 2),
+                    kick,
+                    settle,
+                ],
+            ),
+            (
+                "reset-under-way",
+                ring,
+                vec![
+                    ask(0, 0, 0, 0xfe00, 0),
+                    ask(3, 1, 200, 0xfe00, 0),
+                    ask(6, 5, 0, 2048, 4),
+                    ask(9, 2, 0, 0, 0),
+                    kick,
+                    Op::Restart { features: 7 },
+                    ask(0, 1, 0, 512, 0),
+                    kick,
+                    ask(0, 1, 0, 512, 0),
+                    kick,
+                    Op::Mend { features: 3 },
+                    ask(0, 0, 0, 512, 1),
+                    kick,
                 ],
             ),
         ],

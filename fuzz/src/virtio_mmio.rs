@@ -14,7 +14,7 @@ use crate::{fields, operations};
 fields! {
     /// The start of an input.
     pub struct Head {
-        /// Bit 0: 0 is rng, 1 is the console.
+        /// 0 is rng, 1 is the console, 2 and 3 are a disk; other bits do not count.
         pub device: u8,
     }
 }
@@ -92,8 +92,9 @@ fn layout(queue: u8, size: u8, place: u8) -> Layout {
 /// Carries out an input.
 pub fn run(data: &[u8]) {
     let (Head { device }, ops) = parse(data);
-    let (mut device, _host) = match device & 1 {
+    let (mut device, _host) = match device & 3 {
         0 => (Device::rng(), None),
+        2 | 3 => (Device::disk(0), None),
         _ => {
             let (device, host) = Device::console(None);
             (device, Some(host))

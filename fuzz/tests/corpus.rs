@@ -41,6 +41,7 @@ fn every_target_survives_its_seeds() {
             "chipset" => chipset::run(&bytes),
             "kernel" => kernel::run(&bytes),
             "qcow2" => qcow2::run(&bytes),
+            "queue_blk" => queue::blk(&bytes),
             "queue_console" => queue::console(&bytes),
             "queue_rng" => queue::rng(&bytes),
             "serial" => serial::run(&bytes),
