@@ -184,7 +184,13 @@ pub struct HostEvent {
 #[derive(Clone, Copy)]
 pub struct Sources<'a>(pub(super) &'a Registry);
 
-impl Sources<'_> {
+impl<'a> Sources<'a> {
+    /// Those of an event loop that is not a device's thread: for tests of host sides.
+    #[doc(hidden)]
+    pub fn new(registry: &'a Registry) -> Self {
+        Self(registry)
+    }
+
     /// Watches `fd` from now on, and reports it as `source`. It must be removed before it is closed.
     pub fn add(&self, fd: &impl AsFd, source: u32, interest: Interest) -> io::Result<()> {
         let fd = fd.as_fd().as_raw_fd();
