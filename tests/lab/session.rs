@@ -82,12 +82,37 @@ impl Screen {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(
                 left > Duration::ZERO,
-                "no {wanted:?} behind byte {from} of:\n{}",
-                String::from_utf8_lossy(&bytes)
+                "no {wanted:?} behind byte {from} of:\n{}\n{}",
+                String::from_utf8_lossy(&bytes),
+                threads()
             );
             bytes = self.0.1.wait_timeout(bytes, left).unwrap().0;
         }
     }
+}
+
+/// What this process's threads are at, for whoever finds out why a guest hangs: name, state, processor time in user
+/// space and kernel (in ticks, at two moments), and where in the kernel they wait.
+fn threads() -> String {
+    let look = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        tasks
+            .map(|task| {
+                let read =
+                    |name| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+                let stat = read("stat");
+                let (start, rest) = stat.rsplit_once(") ").unwrap_or_default();
+                let words: Vec<_> = rest.split(' ').collect();
+                let word = |at| words.get(at).copied().unwrap_or_default();
+                let times = format!("{}+{}", word(11), word(12));
+                (format!("{start}) {} {}", word(0), read("wchan")), times)
+            })
+            .collect::<Vec<_>>()
+    };
+    let before = look();
+    std::thread::sleep(Duration::from_secs(1));
+    let lines = before.iter().zip(look());
+    lines.map(|((name, before), (_, after))| format!("{name} {before} {after}\n")).collect()
 }
 
 impl Write for Screen {

@@ -142,3 +142,38 @@ fn an_image_over_a_backing_file_has_both() {
     top.check();
     assert!(top.bytes() == bytes);
 }
+
+#[test]
+fn a_host_that_is_full_fails_requests_and_nothing_else() {
+    if !in_lab() {
+        return;
+    }
+    let dir = scratch();
+    let mount = |options: &str| {
+        let mut command = Command::new("mount");
+        let command = command.args(["-t", "tmpfs", "-o", options, "none"]).arg(dir.path());
+        assert!(command.status().unwrap().success());
+    };
+    mount("size=8M");
+    for (name, format, engine) in ALL {
+        let image = Image::new(&dir, name, format, 32 << 20);
+        let mut guest = session([image.disk(engine)]);
+        let write = "dmesg -n 1; dd if=/bin/busybox of=/tmp/data bs=1M count=1 2>/dev/null; \
+                     for n in $(seq 0 15); do \
+                     dd if=/tmp/data of=/dev/vdb bs=1M seek=$n oflag=direct conv=fsync 2>/dev/null || \
+                     { echo full; break; }; done";
+        assert_eq!(guest.run(write), "full\n", "{format:?} {engine:?}");
+        assert_eq!(guest.run("cmp -n 1000000 /tmp/data /dev/vdb && echo there"), "there\n");
+        mount("remount,size=64M");
+        let again = "dd if=/tmp/data of=/dev/vdb bs=1M seek=15 oflag=direct conv=fsync 2>/dev/null; \
+                     echo $?; dd if=/dev/vdb bs=1M skip=15 count=1 2>/dev/null | \
+                     cmp -n 1000000 - /tmp/data; echo $?";
+        assert_eq!(guest.run(again), "0\n0\n", "{format:?} {engine:?}");
+        drop(guest);
+        image.check();
+        std::fs::remove_file(&image.path).unwrap();
+        mount("remount,size=8M");
+    }
+    let unmounted = Command::new("umount").arg(dir.path()).status().unwrap();
+    assert!(unmounted.success());
+}
