@@ -46,6 +46,17 @@ struct Slot<T> {
     offset: u64,
 }
 
+impl<T> Slot<T> {
+    fn end(self, result: io::Result<()>) -> Next<T> {
+        let Self { mut request, now, .. } = self;
+        // The room of the list goes back with the request, to be used again.
+        if request.buffers.all().iovecs().is_empty() {
+            request.buffers = now;
+        }
+        Next::Done(Done { request, result })
+    }
+}
+
 impl<T: Send + 'static> Uring<T> {
     /// A ring for `file`. `notifier` is set when a request has ended.
     pub fn new(file: &Arc<RawFile>, notifier: &Notifier) -> io::Result<Self> {
@@ -160,8 +171,7 @@ impl<T: Send + 'static> Uring<T> {
             Err(_) => {
                 let error = Err(io::Error::from_raw_os_error(-answer));
                 let flush = slot.request.op == Op::Flush;
-                let result = if flush { self.file.flushed(error) } else { error };
-                return Next::Done(Done { request: slot.request, result });
+                return slot.end(if flush { self.file.flushed(error) } else { error });
             }
         };
         let result = match slot.request.op {
@@ -183,7 +193,7 @@ impl<T: Send + 'static> Uring<T> {
                 }
             }
         };
-        Next::Done(Done { request: slot.request, result })
+        slot.end(result)
     }
 
     /// Waits until the kernel has nothing of this ring.

@@ -126,10 +126,15 @@ pub(super) fn parse(
     match op {
         Op::Read { .. } => {
             filled = space;
-            let mut space_only = chain.writer();
-            let _status = space_only.split_off(space as usize);
+            let mut writer = chain.writer();
+            let mut left = space as usize;
+            let next = || {
+                let slice = writer.next_slice(left)?;
+                left -= slice.len();
+                Some(slice)
+            };
             // SAFETY: the buffers are in the chain, which goes with them.
-            unsafe { collect(&mut buffers, || space_only.next_slice(usize::MAX)) };
+            unsafe { collect(&mut buffers, next) };
         }
         Op::Write { .. } => {
             // SAFETY: as above.
