@@ -1,7 +1,19 @@
 //! Networks: what is behind a virtio-net card.
 
 mod backend;
+mod datagram;
+mod reconnect;
+mod socket;
+#[cfg(target_os = "linux")]
+mod socket_linux;
+#[cfg(target_os = "macos")]
+mod socket_macos;
+mod stream;
 #[cfg(feature = "user-net")]
 pub mod user;
+mod vpnkit;
 
 pub use backend::{Header, MacAddr, NetBackend, Offloads, Properties, Wake};
+pub use datagram::{Datagram, DatagramOptions};
+pub use stream::Stream;
+pub use vpnkit::Vpnkit;
