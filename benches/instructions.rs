@@ -13,12 +13,15 @@ use hyperkit::accel::{AccelVcpu, AccelVm, Accelerator, Exit, VmSpec};
 use hyperkit::bus::{Bus, BusDevice, BusView, Flow};
 use hyperkit::console::{Console, Port, RingBuffer};
 use hyperkit::device::serial::Serial;
+use hyperkit::disk::{Disk, MemoryDisk};
 use hyperkit::vcpu::VcpuBus;
 use hyperkit::virtio::testing::{Buffer, CountingLine, Guest};
 use hyperkit::virtio::{
-    ConfigSpace, Context, Error, HostEvent, MmioTransport, Sources, VirtioDevice, console, feature,
-    rng,
+    ConfigSpace, Context, Error, HostEvent, MmioTransport, Sources, VirtioDevice, blk, console,
+    feature, rng,
 };
+use virtio_bindings::virtio_blk::*;
+use vm_memory::{Bytes, GuestAddress};
 
 /// How often an operation is done in each of the two runs. Multiples of [`SCRIPT`] and of [`BURST`].
 const RUNS: [u64; 2] = [3_200, 16_000];
@@ -41,7 +44,7 @@ struct Operation {
     within: Option<&'static str>,
 }
 
-const OPERATIONS: [Operation; 7] = [
+const OPERATIONS: [Operation; 15] = [
     Operation { name: "port write", run: port_writes, within: None },
     Operation { name: "MMIO write", run: mmio_writes, within: None },
     Operation { name: "serial byte", run: |n| serial_bytes(n, Port::default()), within: None },
@@ -49,7 +52,19 @@ const OPERATIONS: [Operation; 7] = [
     Operation { name: "QueueNotify", run: kicks, within: None },
     Operation { name: "rng request", run: rng_requests, within: Some(TURN) },
     Operation { name: "console output request", run: console_requests, within: Some(TURN) },
+    disk("disk in memory, 4 KiB read", |n| disk_requests(n, false, VIRTIO_BLK_T_IN, 4 << 10)),
+    disk("disk in memory, 4 KiB write", |n| disk_requests(n, false, VIRTIO_BLK_T_OUT, 4 << 10)),
+    disk("disk in memory, 128 KiB read", |n| disk_requests(n, false, VIRTIO_BLK_T_IN, 128 << 10)),
+    disk("disk in memory, flush", |n| disk_requests(n, false, VIRTIO_BLK_T_FLUSH, 0)),
+    disk("disk in a file, 4 KiB read", |n| disk_requests(n, true, VIRTIO_BLK_T_IN, 4 << 10)),
+    disk("disk in a file, 4 KiB write", |n| disk_requests(n, true, VIRTIO_BLK_T_OUT, 4 << 10)),
+    disk("disk in a file, 128 KiB read", |n| disk_requests(n, true, VIRTIO_BLK_T_IN, 128 << 10)),
+    disk("disk in a file, flush", |n| disk_requests(n, true, VIRTIO_BLK_T_FLUSH, 0)),
 ];
+
+const fn disk(name: &'static str, run: fn(u64)) -> Operation {
+    Operation { name, run, within: Some(TURN) }
+}
 
 /// A device with registers that do nothing.
 struct Idle;
@@ -128,12 +143,8 @@ const TURN: &str = "hyperkit_bench_turn";
 // SAFETY: no other function has this name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-fn hyperkit_bench_turn(
-    device: &mut dyn VirtioDevice,
-    index: u16,
-    cx: &mut Context<'_>,
-) -> Result<(), Error> {
-    device.queue_ready(index, cx)
+fn hyperkit_bench_turn(call: &mut dyn FnMut() -> Result<(), Error>) -> Result<(), Error> {
+    call()
 }
 
 impl<D: VirtioDevice> VirtioDevice for Counted<D> {
@@ -161,12 +172,20 @@ impl<D: VirtioDevice> VirtioDevice for Counted<D> {
         self.0.start(sources)
     }
 
+    fn activate(&mut self, features: u64, cx: &mut Context<'_>) -> Result<(), Error> {
+        self.0.activate(features, cx)
+    }
+
     fn queue_ready(&mut self, index: u16, cx: &mut Context<'_>) -> Result<(), Error> {
-        hyperkit_bench_turn(&mut self.0, index, cx)
+        hyperkit_bench_turn(&mut || self.0.queue_ready(index, cx))
     }
 
     fn host_ready(&mut self, event: HostEvent, cx: &mut Context<'_>) -> Result<(), Error> {
-        self.0.host_ready(event, cx)
+        hyperkit_bench_turn(&mut || self.0.host_ready(event, cx))
+    }
+
+    fn reset(&mut self) {
+        self.0.reset();
     }
 }
 
@@ -195,6 +214,44 @@ fn rng_requests(count: u64) {
 
 fn console_requests(count: u64) {
     requests(count, console::Console::new(Port::default()), 1, false);
+}
+
+/// Requests to a disk of 1 MiB, in memory or in a file that the host has in its own, [`BURST`] at a time: header, data
+/// and status in an indirect table, as Linux does it.
+fn disk_requests(count: u64, in_file: bool, kind: u32, len: u32) {
+    const SIZE: usize = 1 << 20;
+    let file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    std::fs::write(file.path(), vec![0x5a; SIZE]).unwrap();
+    let disk = match in_file {
+        true => Disk::raw(file.path()).unwrap(),
+        false => Disk::backend(MemoryDisk::new(SIZE)),
+    };
+    let device = blk::Block::new(disk.queues(1).open().unwrap(), 1).unwrap();
+    let mut guest = Guest::new(Counted(device));
+    let own =
+        [VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_CONFIG_WCE].iter().fold(0, |all, bit| all | 1 << bit);
+    let features = feature::INDIRECT_DESC | feature::EVENT_IDX | own;
+    let ring = &mut guest.start(features, BURST as u16)[0];
+    ring.event_idx = true;
+    let [table, header, data] = [0x1000, 0x1000, len as usize].map(|len| guest.alloc(len));
+    let status = header + 16;
+    guest.memory.write_slice(&kind.to_le_bytes(), GuestAddress(header)).unwrap();
+    let data = match kind {
+        VIRTIO_BLK_T_IN => vec![Buffer::In(data, len)],
+        VIRTIO_BLK_T_OUT => vec![Buffer::Out(data, len)],
+        _ => vec![],
+    };
+    let buffers = [&[Buffer::Out(header, 16)][..], &data, &[Buffer::In(status, 1)]].concat();
+    for _ in 0..count / BURST {
+        for _ in 0..BURST {
+            ring.request_indirect(table, &buffers);
+        }
+        guest.kick(ring);
+        for _ in 0..BURST {
+            guest.wait(ring);
+        }
+        assert_eq!(guest.memory.read_obj::<u8>(GuestAddress(status)).unwrap(), 0);
+    }
 }
 
 /// Instructions of this program doing `operation` so often.
