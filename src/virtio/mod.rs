@@ -18,6 +18,7 @@ mod worker;
 
 pub mod blk;
 pub mod console;
+pub mod net;
 pub mod rng;
 #[doc(hidden)]
 pub mod testing;

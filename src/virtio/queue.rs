@@ -236,6 +236,16 @@ impl Queue {
         Ok(())
     }
 
+    /// As [`push`](Self::push), but the driver does not see the chain before the next one is pushed: for what is spread
+    /// over several chains and must not be seen in part.
+    pub fn push_ahead(&mut self, chain: Chain, written: u32) -> Result<(), Error> {
+        let head = chain.head();
+        let written = written.min(chain.writable_len());
+        self.land(chain)?;
+        self.rings.fill_used(head, written);
+        Ok(())
+    }
+
     /// Undoes the last [`pop`](Self::pop): the next one returns the chain again. Several chains are put back in the
     /// reverse of the order in which they were popped.
     pub fn put_back(&mut self, chain: Chain) -> Result<(), Error> {

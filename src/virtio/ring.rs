@@ -167,16 +167,20 @@ impl Rings {
     /// Puts a chain into the used ring.
     #[inline]
     pub fn put_used(&mut self, head: u16, written: u32) {
-        let entry = ENTRIES + USED * self.slot(self.next_used);
-        let device = self.device();
-        if let Ok(entry) = device.get_ref(entry) {
-            entry.store([u32::from(head).to_le(), written.to_le()]);
-        }
+        self.fill_used(head, written);
         // The entry, and the buffers, are written before the index that covers them.
         fence(Ordering::Release);
-        let next = self.next_used.wrapping_add(1);
-        store(&device, INDEX, next);
-        self.next_used = next;
+        store(&self.device(), INDEX, self.next_used);
+    }
+
+    /// The same, but the driver does not see it before the next [`put_used`](Self::put_used).
+    #[inline]
+    pub fn fill_used(&mut self, head: u16, written: u32) {
+        let entry = ENTRIES + USED * self.slot(self.next_used);
+        if let Ok(entry) = self.device().get_ref(entry) {
+            entry.store([u32::from(head).to_le(), written.to_le()]);
+        }
+        self.next_used = self.next_used.wrapping_add(1);
     }
 
     /// Whether the driver wants an interrupt for what was used since the last call.
