@@ -9,6 +9,8 @@ mod socket_linux;
 #[cfg(target_os = "macos")]
 mod socket_macos;
 mod stream;
+#[cfg(target_os = "linux")]
+mod tap;
 #[cfg(feature = "user-net")]
 pub mod user;
 mod vpnkit;
@@ -16,4 +18,6 @@ mod vpnkit;
 pub use backend::{Header, MacAddr, NetBackend, Offloads, Properties, Wake};
 pub use datagram::{Datagram, DatagramOptions};
 pub use stream::Stream;
+#[cfg(target_os = "linux")]
+pub use tap::{Tap, TapError};
 pub use vpnkit::Vpnkit;
