@@ -104,9 +104,10 @@ pub(crate) fn carry_out(
             in_steps(*offset, buffers, cancel, |offset, step| backend.write(offset, step.all()))
         }
         Op::Flush => backend.flush(),
-        Op::Discard(extents) => {
-            extents.iter().try_for_each(|extent| backend.discard(extent.offset, extent.len))
-        }
+        Op::Discard(extents) => extents.iter().try_for_each(|extent| {
+            check(cancel)?;
+            backend.discard(extent.offset, extent.len)
+        }),
         Op::WriteZeroes(extents) => extents.iter().try_for_each(|extent| {
             let (mut offset, mut left) = (extent.offset, extent.len);
             while left > 0 {

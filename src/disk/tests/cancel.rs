@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vm_memory::VolatileSlice;
 
-use super::super::engine::{Op, Request};
+use super::super::engine::{Extent, Op, Request};
 use super::super::spec::Target;
 use super::*;
 
@@ -67,6 +67,14 @@ impl BlockBackend for Gate {
         self.pass();
         Ok(())
     }
+    fn discard(&self, _offset: u64, _len: u64) -> std::io::Result<()> {
+        self.pass();
+        Ok(())
+    }
+    fn write_zeroes(&self, _offset: u64, _len: u64, _unmap: bool) -> std::io::Result<()> {
+        self.pass();
+        Ok(())
+    }
 }
 
 fn gate() -> (Gate, Rig) {
@@ -116,13 +124,24 @@ fn threads_are_waited_for_and_what_waits_for_them_is_dropped() {
 
 #[test]
 fn a_large_request_ends_between_two_steps() {
-    let (gate, mut rig) = gate();
-    let request = rig.request(Op::Read { offset: 0 }, vec![0; 100 << 20], &[1 << 20; 50]);
-    assert!(rig.submit(request).is_none());
-    gate.wait_begun(1);
-    let rig = cancel(&gate, rig);
-    assert_eq!(rig.alive.load(Ordering::SeqCst), 0);
-    assert!(gate.begun() < 25, "carried out to its end in {} steps", gate.begun());
+    let extent = |n: u64| Extent { offset: n << 20, len: 512, unmap: false };
+    let large = Extent { len: 2 << 30, ..extent(0) };
+    for (op, len) in [
+        (Op::Read { offset: 0 }, 100 << 20),
+        (Op::Write { offset: 0 }, 100 << 20),
+        (Op::Discard((0..25).map(extent).collect()), 0),
+        (Op::WriteZeroes((0..25).map(extent).collect()), 0),
+        (Op::WriteZeroes(vec![large]), 0),
+    ] {
+        let (gate, mut rig) = gate();
+        let what = format!("{op:?}");
+        let request = rig.request(op, vec![0; len], &[1 << 20; 50]);
+        assert!(rig.submit(request).is_none());
+        gate.wait_begun(1);
+        let rig = cancel(&gate, rig);
+        assert_eq!(rig.alive.load(Ordering::SeqCst), 0);
+        assert!(gate.begun() < 25, "carried out to its end: {what}");
+    }
 }
 
 #[test]
