@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{IoUring, Probe, opcode, squeue, types};
 
 use super::super::backend::BufferList;
 use super::super::raw::RawFile;
@@ -61,6 +61,19 @@ impl<T: Send + 'static> Uring<T> {
     /// A ring for `file`. `notifier` is set when a request has ended.
     pub fn new(file: &Arc<RawFile>, notifier: &Notifier) -> io::Result<Self> {
         let ring = IoUring::new(DEPTH as u32)?;
+        // The first kernels that have rings cannot do all of this.
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        let codes = [
+            opcode::Read::CODE,
+            opcode::Readv::CODE,
+            opcode::Write::CODE,
+            opcode::Writev::CODE,
+            opcode::Fsync::CODE,
+        ];
+        if !codes.iter().all(|&code| probe.is_supported(code)) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         ring.submitter().register_eventfd(notifier.as_raw_fd())?;
         Ok(Self {
             ring,
