@@ -162,6 +162,8 @@ impl BlockBackend for RawFile {
             if size > there {
                 return Err(io::Error::other(format!("the device has {there} bytes only")));
             }
+        } else if self.properties.read_only {
+            return Err(io::Error::other("the file of a disk that is only read keeps its size"));
         } else {
             self.file.set_len(size)?;
         }
