@@ -66,6 +66,8 @@ pub struct Block {
     bytes: u64,
     /// Queues that have, or may have, chains nobody has taken yet.
     stalled: Vec<bool>,
+    /// The first of them to go on.
+    first: usize,
     /// Room for lists, to be used again.
     ended: Vec<Done<Ticket>>,
     spare: Vec<BufferList<'static>>,
@@ -101,6 +103,7 @@ impl Block {
             requests: 0,
             bytes: 0,
             stalled: vec![false; count.into()],
+            first: 0,
             ended: Vec::new(),
             spare: Vec::new(),
             complaints: Complaints::default(),
@@ -211,10 +214,16 @@ impl Block {
         answer(token, status, cx)
     }
 
-    /// Goes on with queues that had to wait.
+    /// Goes on with queues that had to wait; they take turns at being the first, which may leave nothing to the others.
     fn work_stalled(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        for index in 0..self.stalled.len() {
+        let queues = self.stalled.len();
+        let first = self.first;
+        let mut served = false;
+        for index in (first..queues).chain(0..first) {
             if self.stalled.get_mut(index).is_some_and(std::mem::take) {
+                if !std::mem::replace(&mut served, true) {
+                    self.first = index + 1;
+                }
                 self.work(index as u16, cx)?;
             }
         }

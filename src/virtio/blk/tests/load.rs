@@ -112,6 +112,26 @@ fn a_limited_disk_answers_everything() {
     }
 }
 
+/// A queue that always has more to do leaves something of what is allowed to the others.
+#[test]
+fn queues_take_turns_when_there_is_a_limit() {
+    let disk = Disk::backend(MemoryDisk::new(1 << 20)).limit_operations(100);
+    let mut machine = Machine::new(disk.queues(4));
+    for busy in [0, 3] {
+        machine.start(feature::INDIRECT_DESC);
+        let read = request(VIRTIO_BLK_T_IN, 0, &[]);
+        for _ in 0..50 {
+            machine.send(busy, Shape { indirect: true, ..USUAL }, &read, 513);
+        }
+        for other in [1, 2] {
+            let sent = machine.send(other, USUAL, &read, 513);
+            assert_eq!(machine.answer(other, &sent).status, OK);
+        }
+        let done = std::iter::from_fn(|| machine.rings[busy].used()).count();
+        assert!(done < 50, "the others had to wait for all of them");
+    }
+}
+
 #[test]
 fn errors_of_the_host_are_the_requests_and_the_machine_goes_on() {
     for blocks in [false, true] {
