@@ -60,4 +60,5 @@ pub mod vm;
 pub use boot::Kernel;
 pub use console::{Console, Console as Serial, RingBuffer};
 pub use disk::Disk;
+pub use net::Net;
 pub use vm::{End, Error, OnReset, Running, Vm, VmBuilder};

@@ -8,6 +8,7 @@ mod socket;
 mod socket_linux;
 #[cfg(target_os = "macos")]
 mod socket_macos;
+mod spec;
 mod stream;
 #[cfg(target_os = "linux")]
 mod tap;
@@ -17,6 +18,7 @@ mod vpnkit;
 
 pub use backend::{Header, MacAddr, NetBackend, Offloads, Properties, Wake};
 pub use datagram::{Datagram, DatagramOptions};
+pub use spec::{Error, Net};
 pub use stream::Stream;
 #[cfg(target_os = "linux")]
 pub use tap::{Tap, TapError};

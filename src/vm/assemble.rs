@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use uuid::Uuid;
+
 use super::builder::{Claim, OnReset, VmBuilder};
 use super::control::{Control, Order, VcpuGate};
 use super::{End, Error, Running};
@@ -25,9 +27,11 @@ use crate::device::i8042::I8042;
 use crate::device::reset::ResetControl;
 use crate::device::serial::Serial;
 use crate::memory::GuestRam;
+use crate::net::MacAddr;
 use crate::sys;
 use crate::vcpu::{self, VcpuBus};
 use crate::virtio::blk::{Block, DiskHandle};
+use crate::virtio::net::CardHandle;
 use crate::virtio::{self, MmioTransport, VirtioDevice};
 
 /// A machine without its accelerator's type.
@@ -50,6 +54,7 @@ pub(super) struct Machine<V: AccelVm> {
     cpus: u32,
     reboot: bool,
     disks: Vec<DiskHandle>,
+    cards: Vec<CardHandle>,
     /// Last, so that they close once no device can write to them any more.
     _consoles: Vec<OpenConsole>,
 }
@@ -199,6 +204,12 @@ impl<V: AccelVm> Machine<V> {
             disks.push(device.handle());
             parts.virtio(Box::new(device))?;
         }
+        let mut cards = Vec::new();
+        for net in config.nets {
+            let card = net.open(mac_address(config.uuid, cards.len()))?;
+            cards.push(card.handle());
+            parts.virtio(Box::new(card))?;
+        }
         if config.rng {
             parts.virtio(Box::new(virtio::rng::Rng::new()))?;
         }
@@ -236,6 +247,7 @@ impl<V: AccelVm> Machine<V> {
             cpus: config.cpus,
             reboot: config.on_reset == OnReset::Reboot,
             disks,
+            cards,
             _consoles: consoles,
             vm,
             ram,
@@ -296,6 +308,13 @@ fn check_hole(claim: &Claim) -> Result<(), Error> {
     Ok(())
 }
 
+/// The Ethernet address of a machine's card number `index`: administered locally, the same whenever the machine's UUID
+/// is.
+fn mac_address(uuid: Uuid, index: usize) -> MacAddr {
+    let [.., a, b, c, d, e, f] = uuid.into_bytes();
+    MacAddr([a & 0xfc | 0x02, b, c, d, e, f.wrapping_add(index as u8)])
+}
+
 fn tables(error: impl std::fmt::Display) -> Error {
     Error::Config(error.to_string())
 }
@@ -310,7 +329,8 @@ impl<V: AccelVm> Startable for Machine<V> {
             vcpus.start(id, self.vm.vcpu(id)?, bus)?;
         }
         vcpus.wait_ready()?;
-        let (power, disks) = (self.power.clone(), self.disks.clone());
+        let power = self.power.clone();
+        let (disks, cards) = (self.disks.clone(), self.cards.clone());
         control.boot(entry);
         let supervisor = {
             let control = control.clone();
@@ -322,7 +342,7 @@ impl<V: AccelVm> Startable for Machine<V> {
             })
         };
         let supervisor = supervisor.map_err(Error::host("start the machine's thread"))?;
-        Ok(Running::new(control, power, disks, supervisor))
+        Ok(Running::new(control, power, disks, cards, supervisor))
     }
 }
 

@@ -12,6 +12,7 @@ use crate::bus::BusDevice;
 use crate::console::Console;
 use crate::disk::Disk;
 use crate::memory::Backing;
+use crate::net::Net;
 use crate::virtio::VirtioDevice;
 
 /// What happens when the guest asks for a reset.
@@ -36,6 +37,7 @@ pub struct VmBuilder<A = Native> {
     pub(super) serial: Vec<Console>,
     pub(super) consoles: Vec<Console>,
     pub(super) disks: Vec<Disk>,
+    pub(super) nets: Vec<Net>,
     pub(super) rng: bool,
     pub(super) virtio: Vec<Box<dyn VirtioDevice>>,
     pub(super) ports: Vec<Claim>,
@@ -65,6 +67,7 @@ impl Default for VmBuilder {
             serial: Vec::new(),
             consoles: Vec::new(),
             disks: Vec::new(),
+            nets: Vec::new(),
             rng: true,
             virtio: Vec::new(),
             ports: Vec::new(),
@@ -89,6 +92,7 @@ impl<A: Accelerator> VmBuilder<A> {
             serial: self.serial,
             consoles: self.consoles,
             disks: self.disks,
+            nets: self.nets,
             rng: self.rng,
             virtio: self.virtio,
             ports: self.ports,
@@ -145,6 +149,12 @@ impl<A: Accelerator> VmBuilder<A> {
     /// Adds a disk: the first is `vda`, the second `vdb`.
     pub fn disk(mut self, disk: Disk) -> Self {
         self.disks.push(disk);
+        self
+    }
+
+    /// Adds a network card.
+    pub fn net(mut self, net: impl Into<Net>) -> Self {
+        self.nets.push(net.into());
         self
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{accel, boot, bus, console, disk, memory};
+use crate::{accel, boot, bus, console, disk, memory, net};
 
 /// Why a machine could not be built, started or kept running.
 ///
@@ -28,6 +28,9 @@ pub enum Error {
     /// A disk could not be opened.
     #[error(transparent)]
     Disk(Arc<disk::Error>),
+    /// A network card could not be had.
+    #[error(transparent)]
+    Net(Arc<net::Error>),
     /// Two devices want the same addresses.
     #[error(transparent)]
     Bus(Arc<bus::Error>),
@@ -65,6 +68,7 @@ from!(
     boot::Error => Boot,
     console::Error => Console,
     disk::Error => Disk,
+    net::Error => Net,
     bus::Error => Bus
 );
 

@@ -9,12 +9,14 @@ use super::control::Control;
 use super::{End, Error};
 use crate::device::acpi_pm::AcpiPm;
 use crate::virtio::blk::DiskHandle;
+use crate::virtio::net::CardHandle;
 
 /// A running machine. Every method may be called from any thread; dropping the handle stops the machine.
 pub struct Running {
     control: Arc<Control>,
     power: Arc<AcpiPm>,
     disks: Vec<DiskHandle>,
+    cards: Vec<CardHandle>,
     supervisor: Option<JoinHandle<()>>,
 }
 
@@ -23,9 +25,10 @@ impl Running {
         control: Arc<Control>,
         power: Arc<AcpiPm>,
         disks: Vec<DiskHandle>,
+        cards: Vec<CardHandle>,
         supervisor: JoinHandle<()>,
     ) -> Self {
-        Self { control, power, disks, supervisor: Some(supervisor) }
+        Self { control, power, disks, cards, supervisor: Some(supervisor) }
     }
 
     /// Stops vCPUs and devices where they are. When it returns, no guest instruction runs and no device touches
@@ -54,6 +57,11 @@ impl Running {
     /// The machine's disks, in the order in which the builder got them.
     pub fn disks(&self) -> &[DiskHandle] {
         &self.disks
+    }
+
+    /// The machine's network cards, in the order in which the builder got them.
+    pub fn cards(&self) -> &[CardHandle] {
+        &self.cards
     }
 
     /// Ends the machine, without asking the guest. Returns when it has ended; always works, and takes well under

@@ -17,7 +17,7 @@ use std::process::{Command, Stdio};
 const HELP: &str = "\
 usage: cargo xtask boot [--host | --lab] [--generic] [--root] [-- ARGUMENT…]
 
-Boots Debian's cloud kernel to a root shell on this terminal, by examples/boot.rs; Ctrl-] stops it.
+Boots Debian's cloud kernel to a root shell on this terminal, by the example; Ctrl-] stops it.
 The arguments after -- are the example's (-- --help lists them); --kernel, --initrd and --cmdline are
 given to it unless they are among those. Standard input that is no terminal is fed to the guest:
 

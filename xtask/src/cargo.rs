@@ -18,7 +18,7 @@ pub fn cargo() -> Command {
 
 /// Something that cargo has built and that can be run.
 pub struct Executable {
-    /// Of the target: `boot` for `examples/boot.rs`.
+    /// Of the target: `boot` for `examples/boot/`.
     pub name: String,
     /// What sort of target it is: `example`, `test`, `bench`, `bin` …
     pub kind: String,

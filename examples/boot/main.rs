@@ -4,6 +4,8 @@
 //! cargo run --release --example boot -- --kernel vmlinuz --initrd initrd.img --cpus 2 --memory 1G
 //! ```
 
+mod disk;
+
 use std::error::Error as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,7 +14,7 @@ use std::sync::mpsc;
 use hyperkit::accel;
 use hyperkit::boot::Kernel;
 use hyperkit::console::Console;
-use hyperkit::disk::{Disk, Engine, Flush};
+use hyperkit::disk::Disk;
 use hyperkit::vm::{End, Error, OnReset, Vm};
 use lexopt::prelude::*;
 use uuid::Uuid;
@@ -110,7 +112,7 @@ fn parse() -> Result<Task, lexopt::Error> {
             Long("memory") => memory = args.value()?.parse_with(size)?,
             Long("huge-pages") => huge_pages = true,
             Long("uuid") => uuid = args.value()?.parse()?,
-            Long("disk") => disks.push(disk(&args.value()?.string()?)?),
+            Long("disk") => disks.push(disk::disk(&args.value()?.string()?)?),
             Long("cdrom") => {
                 let image = Disk::raw(PathBuf::from(args.value()?)).map_err(|e| e.to_string())?;
                 disks.push(image.read_only());
@@ -144,58 +146,11 @@ fn parse() -> Result<Task, lexopt::Error> {
     }))
 }
 
-/// A disk as `--disk` describes it.
-fn disk(text: &str) -> Result<Disk, String> {
+/// The words of an argument, which are separated by commas; two commas are one in a word.
+fn words(text: &str) -> Vec<String> {
     // No argument can hold a NUL, so it can stand for a comma that is meant.
     let text = text.replace(",,", "\0");
-    let mut words = text.split(',').map(|word| word.replace('\0', ","));
-    let path = words.next().unwrap_or_default();
-    let (mut format, mut backing, mut backing_format) = ("raw".to_owned(), None, "raw".to_owned());
-    let mut changes: Vec<Box<dyn FnOnce(Disk) -> Disk>> = Vec::new();
-    for word in words {
-        let (name, value) = word.split_once('=').unwrap_or((&word, ""));
-        let (name, value) = (name.to_owned(), value.to_owned());
-        let number = || value.parse::<u64>().map_err(|_| format!("{value:?} is no number"));
-        match (&*name, &*value) {
-            ("format", _) => format = value,
-            ("backing", _) => backing = Some(value),
-            ("backing-format", _) => backing_format = value,
-            ("ro", "") => changes.push(Box::new(Disk::read_only)),
-            ("flush", "fsync") => changes.push(Box::new(|disk| disk.flush(Flush::Fsync))),
-            ("flush", "full") => changes.push(Box::new(|disk| disk.flush(Flush::Full))),
-            ("flush", "none") => changes.push(Box::new(|disk| disk.flush(Flush::None))),
-            ("engine", "auto") => changes.push(Box::new(|disk| disk.engine(Engine::Auto))),
-            ("engine", "io_uring") => changes.push(Box::new(|disk| disk.engine(Engine::IoUring))),
-            ("engine", "threads") => changes.push(Box::new(|disk| disk.engine(Engine::Threads))),
-            ("serial", _) => changes.push(Box::new(|disk| disk.serial(value))),
-            ("queues", _) => {
-                let queues = u16::try_from(number()?).unwrap_or(u16::MAX);
-                changes.push(Box::new(move |disk| disk.queues(queues)));
-            }
-            ("mbps", _) => {
-                let bytes = number()?.saturating_mul(1_000_000);
-                changes.push(Box::new(move |disk| disk.limit_bytes(bytes)));
-            }
-            ("iops", _) => {
-                let operations = number()?;
-                changes.push(Box::new(move |disk| disk.limit_operations(operations)));
-            }
-            _ => return Err(format!("a disk has no option {word:?}")),
-        }
-    }
-    let mut disk = image(&path, &format)?;
-    if let Some(backing) = backing {
-        disk = disk.backing(image(&backing, &backing_format)?);
-    }
-    Ok(changes.into_iter().fold(disk, |disk, change| change(disk)))
-}
-
-fn image(path: &str, format: &str) -> Result<Disk, String> {
-    match format {
-        "raw" => Disk::raw(path).map_err(|error| error.to_string()),
-        "qcow2" => Disk::qcow2(path).map_err(|error| error.to_string()),
-        _ => Err(format!("disks are raw or qcow2, not {format:?}")),
-    }
+    text.split(',').map(|word| word.replace('\0', ",")).collect()
 }
 
 /// `512M` and the like, in bytes.
