@@ -4,13 +4,26 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hyperkit::disk::{BlockBackend, BufferList, Disk, Error, Flush, Qcow2};
 
+/// One test at a time: a program that is started has the files that are open here for a moment, with the locks on them.
+static TURN: Mutex<()> = Mutex::new(());
+
+struct Folder(tempfile::TempDir, #[expect(dead_code, reason = "kept")] MutexGuard<'static, ()>);
+
+impl Folder {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
 /// A folder in which `qemu-img` runs; `None`, and a word on it, where there is none.
-fn folder() -> Option<tempfile::TempDir> {
+fn folder() -> Option<Folder> {
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     match Command::new("qemu-img").arg("--version").output() {
-        Ok(_) => Some(tempfile::tempdir().unwrap()),
+        Ok(_) => Some(Folder(tempfile::tempdir().unwrap(), turn)),
         Err(error) => {
             eprintln!("skipped: qemu-img (package qemu-utils): {error}");
             None
@@ -40,9 +53,8 @@ fn what_is_written_is_in_the_image() {
     disk.write_zeroes(6 << 20, 1 << 20, true).unwrap();
     disk.flush().unwrap();
     // While it is in use, nobody else has it.
-    for other in [Qcow2::open_alone(&path, true, Flush::None).map(|_| ())] {
-        assert!(matches!(other, Err(Error::Locked { .. })));
-    }
+    let other = Qcow2::open_alone(&path, true, Flush::None);
+    assert!(matches!(other, Err(Error::Locked { .. })));
     assert!(refused(Disk::raw(&path)).contains("is in use as a disk"));
     let identity = disk.properties().identity;
     drop(disk);

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
-use std::time::Duration;
 
 use super::*;
 
@@ -69,7 +68,7 @@ fn process() {
         None => (Flush::None, seed),
     };
     let seed = seed.parse().unwrap();
-    let disk = Qcow2::open_alone(Path::new(path), false, policy).unwrap();
+    let disk = open_any(Path::new(path), None, false, policy).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let disk = &disk;

@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 
 use super::*;
-use crate::disk::Error;
 
 const CLUSTER: usize = 512;
 
@@ -44,7 +43,7 @@ impl Folder {
     fn open(&self, image: &[u8], backing: Option<&Image>, read_only: bool) -> Result<Qcow2, Error> {
         let path = self.0.path().join("image");
         fs::write(&path, image).unwrap();
-        Qcow2::open(&path, backing, read_only, Flush::None)
+        open_any(&path, backing, read_only, Flush::None)
     }
 
     /// The image is refused for a reason, whatever it is opened for.

@@ -6,14 +6,14 @@ use super::*;
 fn try_out(bench: &Bench, name: &str, backing: Option<Image>, model: &mut [u8], seed: u64) {
     let mut random = Random(seed);
     for _ in 0..2 {
-        let disk = Qcow2::open(&bench.path(name), backing.as_ref(), false, Flush::None).unwrap();
+        let disk = open_any(&bench.path(name), backing.as_ref(), false, Flush::None).unwrap();
         assert_eq!(disk.size(), model.len() as u64);
         exercise(&disk, model, &mut random, 150);
         drop(disk);
         bench.check(name);
         bench.compare(name, model);
     }
-    let disk = Qcow2::open(&bench.path(name), backing.as_ref(), true, Flush::None).unwrap();
+    let disk = open_any(&bench.path(name), backing.as_ref(), true, Flush::None).unwrap();
     assert!(read(&disk, 0, model.len() as u64) == model);
     let refused = disk.write(0, BufferList::from(&mut [0; 512][..]).all());
     assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
@@ -58,7 +58,7 @@ fn compressed_clusters() {
         let mut model: Vec<u8> =
             random.bytes(40 << 10).iter().flat_map(|&byte| [byte; 64]).collect();
         bench.convert("disk", &["-c", "-o", options], &model);
-        let disk = Qcow2::open_alone(&bench.path("disk"), true, Flush::None).unwrap();
+        let disk = open_any(&bench.path("disk"), None, true, Flush::None).unwrap();
         assert!(read(&disk, 0, model.len() as u64) == model);
         assert!(read(&disk, 0x10e00, 0x2400) == model[0x10e00..][..0x2400]);
         drop(disk);
@@ -146,7 +146,7 @@ fn growing_shows_nothing_of_what_is_under_it() {
     let Some(bench) = Bench::new() else { return };
     std::fs::write(bench.path("base"), [0x77; 256 << 10]).unwrap();
     let path = bench.create("disk", "backing_file=base,backing_fmt=raw", 100 << 10);
-    let disk = Qcow2::open(&path, Some(&raw(bench.path("base"))), false, Flush::None).unwrap();
+    let disk = open_any(&path, Some(&raw(bench.path("base"))), false, Flush::None).unwrap();
     disk.resize(512 << 10).unwrap();
     let mut model = vec![0x77; 100 << 10];
     model.resize(512 << 10, 0);

@@ -9,10 +9,12 @@ mod space;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use super::super::backend::{BlockBackend, BufferList, Buffers};
 use super::super::spec::Image;
 use super::Qcow2;
+use crate::disk::Error;
 use crate::sys::file::Flush;
 
 /// A folder for images, and QEMU's tool for them; `None`, and a word on it, where there is none.
@@ -76,9 +78,28 @@ impl Bench {
     }
 }
 
+/// Opens an image. Tests next to this one start programs: for a moment, those have the files that are open here, with
+/// the locks on them.
+pub(super) fn open_any(
+    path: &Path,
+    backing: Option<&Image>,
+    read_only: bool,
+    flush: Flush,
+) -> Result<Qcow2, Error> {
+    let start = Instant::now();
+    loop {
+        match Qcow2::open(path, backing, read_only, flush) {
+            Err(Error::Locked { .. }) if start.elapsed() < Duration::from_secs(10) => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            result => return result,
+        }
+    }
+}
+
 /// Opens an image for writing.
 pub(super) fn open(path: &Path) -> Qcow2 {
-    Qcow2::open(path, None, false, Flush::None).unwrap()
+    open_any(path, None, false, Flush::None).unwrap()
 }
 
 pub(super) fn raw(path: PathBuf) -> Image {

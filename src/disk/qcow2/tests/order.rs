@@ -132,7 +132,7 @@ const KINDS: [&str; 8] = [
 
 /// Everything that is done to an image's file, from `start` on.
 fn record(path: &Path, model: &mut [u8], policy: Flush, steps: u32, seed: u64) -> Vec<Event> {
-    let disk = Qcow2::open(path, None, false, policy).unwrap();
+    let disk = open_any(path, None, false, policy).unwrap();
     let events = Arc::new(Mutex::new(Vec::new()));
     let log = events.clone();
     disk.store.probe().set(move |event| {
