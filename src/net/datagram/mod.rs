@@ -157,6 +157,12 @@ impl Datagram {
         }
     }
 
+    /// Takes no frames for a while.
+    fn stall(&mut self) {
+        self.stalled = Some(Instant::now() + self.stall);
+        self.stall = self.stall.saturating_mul(2).min(LONG);
+    }
+
     /// Whether there is a link that the card knows of.
     fn before(&self) -> bool {
         self.lost.is_none() && self.up
@@ -226,8 +232,7 @@ impl NetBackend for Datagram {
                 Err(error)
             }
             Err(error) if socket::is_short_of_memory(&error) => {
-                self.stalled = Some(Instant::now() + self.stall);
-                self.stall = self.stall.saturating_mul(2).min(LONG);
+                self.stall();
                 Err(io::ErrorKind::WouldBlock.into())
             }
             Err(error) => {

@@ -273,7 +273,8 @@ impl<P: Protocol> Link<P> {
                 return;
             }
         }
-        if self.socket().is_some_and(socket::met_itself) {
+        let tcp = matches!(self.target, Target::Tcp(_));
+        if tcp && self.socket().is_some_and(socket::met_itself) {
             return self.fail(&io::Error::from(io::ErrorKind::ConnectionRefused), sources);
         }
         let answers = self.protocol.greet(&mut self.outbox);

@@ -5,7 +5,9 @@
 mod inbox;
 pub(super) mod link;
 #[cfg(test)]
-pub(super) mod tests;
+pub(super) mod rig;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::SocketAddr;
