@@ -45,7 +45,7 @@ impl Script {
         let step = match self.random.below(12) {
             0 => Step::Discard,
             1 => Step::Zero { unmap: self.random.below(2) == 0 },
-            _ => Step::Write { value: self.number << 8 | self.thread + 1 },
+            _ => Step::Write { value: (self.number << 8) | (self.thread + 1) },
         };
         let first = self.thread * SECTORS + start;
         (step, first, first + count)

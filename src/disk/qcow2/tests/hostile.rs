@@ -26,9 +26,9 @@ fn image() -> Vec<u8> {
     for cluster in 0..7 {
         put(2 * CLUSTER + 2 * cluster, &1u16.to_be_bytes());
     }
-    put(3 * CLUSTER, &(1 << 63 | 4 * CLUSTER as u64).to_be_bytes());
-    put(3 * CLUSTER + 8, &(1 << 63 | 5 * CLUSTER as u64).to_be_bytes());
-    put(4 * CLUSTER, &(1 << 63 | 6 * CLUSTER as u64).to_be_bytes());
+    put(3 * CLUSTER, &((1 << 63) | (4 * CLUSTER as u64)).to_be_bytes());
+    put(3 * CLUSTER + 8, &((1 << 63) | (5 * CLUSTER as u64)).to_be_bytes());
+    put(4 * CLUSTER, &((1 << 63) | (6 * CLUSTER as u64)).to_be_bytes());
     put(6 * CLUSTER, &[0x5a; CLUSTER]);
     image
 }
@@ -220,7 +220,7 @@ fn tables_in_impossible_places() {
     let folder = Folder::new();
     let l1 = |entry: u64| changed(3 * CLUSTER, &entry.to_be_bytes());
     let counts = |entry: u64| changed(CLUSTER + 8, &entry.to_be_bytes());
-    let copied = |place: u64| 1 << 63 | place;
+    let copied = |place: u64| (1 << 63) | place;
     folder.refused(&l1(copied(5 * 512)), "two tables at 0xa00");
     folder.refused(&l1(copied(2 * 512)), "two tables at 0x400");
     folder.refused(&l1(copied(3 * 512)), "over its L1 table");
@@ -253,7 +253,7 @@ fn tables_in_impossible_places() {
 fn data_that_lies_over_tables_is_not_written() {
     let folder = Folder::new();
     for place in [512, 3 * 512] {
-        let image = changed(4 * CLUSTER, &(1u64 << 63 | place).to_be_bytes());
+        let image = changed(4 * CLUSTER, &((1u64 << 63) | place).to_be_bytes());
         let disk = folder.open(&image, None, false).unwrap();
         let error = disk.write(0, BufferList::from(&mut [1; 512][..]).all()).unwrap_err();
         assert!(error.to_string().contains("damaged"), "{error}");

@@ -10,7 +10,7 @@ use super::*;
 fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
     let bytes = bytes.get(at..).unwrap_or_default();
     (0..len)
-        .fold(0, |number, index| number << 8 | u64::from(bytes.get(index).copied().unwrap_or(0)))
+        .fold(0, |number, index| (number << 8) | u64::from(bytes.get(index).copied().unwrap_or(0)))
 }
 
 /// References to each cluster of an image, as `qemu-img check` counts them.
@@ -41,7 +41,7 @@ impl References<'_> {
             self.add(table, cluster);
             for index in 0..cluster / 8 {
                 let entry = number(self.file, (table + index * 8) as usize, 8);
-                if entry & 1 << 62 != 0 {
+                if entry & (1 << 62) != 0 {
                     let bits = 62 - (self.bits - 8);
                     let (place, sectors) =
                         (entry & ((1 << bits) - 1), (entry & !(3 << 62)) >> bits);
@@ -87,7 +87,7 @@ fn check(file: &[u8]) -> Result<(), String> {
             (0, _) => 0,
             (_, 0..3) => {
                 let byte = number(file, block as usize + bit / 8, 1);
-                byte >> (bit % 8) & ((1 << (1 << order)) - 1)
+                (byte >> (bit % 8)) & ((1 << (1 << order)) - 1)
             }
             _ => number(file, block as usize + bit / 8, (1 << order) / 8),
         };
