@@ -153,6 +153,15 @@ fn ring<T: Send + 'static>(
     }
 }
 
+#[cfg(not(target_os = "linux"))]
+fn ring<T>(
+    _target: &Target,
+    engine: Engine,
+    _notifier: &Notifier,
+) -> Option<io::Result<Box<dyn Runner<T>>>> {
+    (engine == Engine::IoUring).then(|| Err(io::ErrorKind::Unsupported.into()))
+}
+
 /// How long writing takes at the moment.
 #[derive(Debug)]
 struct Pace {
