@@ -90,10 +90,10 @@ impl Count {
 /// [`Counters`] that are being counted.
 #[derive(Default)]
 pub(super) struct Tally {
-    pub sent: Count,
-    pub sent_bytes: Count,
-    pub received: Count,
-    pub received_bytes: Count,
+    sent: Count,
+    sent_bytes: Count,
+    received: Count,
+    received_bytes: Count,
     pub malformed_sent: Count,
     pub too_large: Count,
     pub link_down: Count,
@@ -101,6 +101,20 @@ pub(super) struct Tally {
     pub filtered: Count,
     pub malformed_received: Count,
     pub failed_receives: Count,
+}
+
+impl Tally {
+    /// Counts a frame that was sent.
+    pub fn send(&self, bytes: usize) {
+        self.sent.add(1);
+        self.sent_bytes.add(bytes as u64);
+    }
+
+    /// Counts a frame that the driver was given.
+    pub fn receive(&self, bytes: usize) {
+        self.received.add(1);
+        self.received_bytes.add(bytes as u64);
+    }
 }
 
 impl CardHandle {

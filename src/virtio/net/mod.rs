@@ -22,6 +22,8 @@ mod filter;
 mod handle;
 mod header;
 mod space;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;
@@ -31,13 +33,13 @@ use std::time::Instant;
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 
 use super::{Chain, ConfigSpace, Context, Error, HostEvent, Interest, Sources, VirtioDevice};
-use crate::memory::{BufferList, Buffers};
+use crate::memory::BufferList;
 use crate::net::{Header, MacAddr, NetBackend, Properties, Wake};
 use crate::sys::Notifier;
 use filter::Filter;
 use handle::{Shared, Tally};
 use header::Refused;
-use space::{Space, Wanted};
+use space::{Room, Space, Wanted};
 
 pub use features::Features;
 pub use handle::{CardHandle, Counters, ReceiveDrops, SendDrops, Traffic};
@@ -235,8 +237,7 @@ impl Card {
         self.spare = list.recycle();
         match result {
             Ok(()) => {
-                tally.sent.add(1);
-                tally.sent_bytes.add(len as u64);
+                tally.send(len);
                 Sent::Done(len)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Full,
@@ -304,12 +305,21 @@ impl Card {
                 queue.end_turn();
                 break;
             }
-            if !space.fill(queue, wanted)? {
+            let room = space.fill(queue, wanted)?;
+            if space.is_waiting() {
+                let Some(len) = space.give_waiting(queue)? else { break };
+                tally.receive(len);
+                continue;
+            }
+            if room == Room::None {
                 break;
             }
             let mut header = Header::default();
-            let len = match self.backend.receive(source, &mut header, space.frame(), sources) {
-                Ok(len) => len,
+            let backend = &mut self.backend;
+            let result =
+                space.receive(room, |frame| backend.receive(source, &mut header, frame, sources));
+            let (len, to) = match result {
+                Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     source = source.saturating_add(self.pairs);
                     continue;
@@ -326,21 +336,18 @@ impl Card {
             any = true;
             failures = 0;
             cost += len + FRAME;
-            if len > space.room() {
-                tally.failed_receives.add(1);
-                continue;
-            }
             let Ok(header) = header::for_driver(header, len, self.taken) else {
                 tally.malformed_received.add(1);
                 continue;
             };
-            if filters && !self.filter.wants(destination(space.frame()), self.mac) {
+            if filters && !self.filter.wants(to, self.mac) {
                 tally.filtered.add(1);
                 continue;
             }
-            tally.received.add(1);
-            tally.received_bytes.add(len as u64);
-            space.push(queue, &header, len)?;
+            if !space.give(queue, room, header, len)? {
+                break;
+            }
+            tally.receive(len);
         }
         Ok(any)
     }
@@ -389,20 +396,6 @@ impl Card {
         self.mac = self.backend.properties().mac.unwrap_or(self.given);
         self.shared.config.set(config::MAC, &self.mac.0);
     }
-}
-
-/// Whom a frame is for.
-fn destination(frame: Buffers<'_>) -> MacAddr {
-    let mut address = [0; 6];
-    let mut rest = &mut address[..];
-    for slice in frame.slices() {
-        let count = slice.copy_to(rest);
-        rest = rest.get_mut(count..).unwrap_or_default();
-        if rest.is_empty() {
-            break;
-        }
-    }
-    MacAddr(address)
 }
 
 impl VirtioDevice for Card {
@@ -466,12 +459,24 @@ impl VirtioDevice for Card {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.backend.deadline()
+        let rooms = self.spaces.iter().filter_map(Space::deadline);
+        rooms.chain(self.backend.deadline()).min()
     }
 
     fn timer(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        let wake = self.backend.timer(cx.sources());
-        self.wake(wake, cx)
+        let now = Instant::now();
+        for pair in 0..self.properties.queues {
+            let space = self.spaces.get_mut(usize::from(pair));
+            if space.is_some_and(|space| space.give_up(now)) {
+                self.shared.tally.failed_receives.add(1);
+                self.receive(pair, cx)?;
+            }
+        }
+        if self.backend.deadline().is_some_and(|deadline| deadline <= now) {
+            let wake = self.backend.timer(cx.sources());
+            self.wake(wake, cx)?;
+        }
+        Ok(())
     }
 
     fn pause(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {

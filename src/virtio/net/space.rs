@@ -4,16 +4,25 @@
 //! for the largest before one is asked for: with large packets that is 40 chains of the usual size. They are kept from
 //! one frame to the next and from one turn to the next, as is the list of the memory in them; a frame costs what its own
 //! chains cost. A pause gives them all back.
+//!
+//! A driver that has given all its buffers may not have given that much, and may give no more until it gets a frame. Then
+//! frames go through a buffer of our own, and one that is too large for the room that there is waits there: for more
+//! room, and not for ever.
 
 use std::collections::VecDeque;
+use std::io;
+use std::time::{Duration, Instant};
 
 use super::super::{Chain, Error, Queue};
-use super::header::BEFORE;
+use super::header::{BEFORE, LONGEST};
 use crate::memory::{BufferList, Buffers};
-use crate::net::Header;
+use crate::net::{Header, MacAddr};
 
 /// Pieces of memory for one frame. System calls take 1024.
 const PIECES: usize = 512;
+
+/// How long a frame waits for room that the driver does not give.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Chains of one receive queue.
 #[derive(Debug, Default)]
@@ -24,8 +33,18 @@ pub(super) struct Space {
     list: BufferList<'static>,
     /// Bytes in `list`.
     room: usize,
-    /// The most room that the driver has ever given.
-    most: usize,
+    /// Where frames go when there may be too little room; empty until there is.
+    bounce: Vec<u8>,
+    /// A frame that is in there.
+    waiting: Option<Waiting>,
+}
+
+/// A frame that there is no room for.
+#[derive(Debug)]
+struct Waiting {
+    header: Header,
+    len: usize,
+    until: Instant,
 }
 
 /// How much room there has to be for the next frame.
@@ -37,30 +56,42 @@ pub(super) enum Wanted {
     Bytes { largest: usize, usual: usize },
 }
 
+/// How much room there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// For any frame that may come, or for one chain's worth where frames are not spread.
+    Enough,
+    /// For any but large packets.
+    Little,
+    /// Too little. The driver kicks when it has given more, or the queue gets another turn.
+    None,
+}
+
 impl Space {
-    /// Takes chains until there is room for the next frame, and tells whether there is. If not, the driver kicks when it
-    /// has given more, or the queue gets another turn.
-    ///
-    /// A driver whose buffers together are smaller than the largest frame gets the frames that fit, and loses the
-    /// others. It is recognised by never having given more.
-    pub fn fill(&mut self, queue: &mut Queue, wanted: Wanted) -> Result<bool, Error> {
-        match wanted {
-            Wanted::Chain => {
-                while self.chains.is_empty() {
-                    let Some(chain) = queue.pop()? else { return Ok(false) };
-                    self.add(chain)?;
-                }
-                Ok(true)
-            }
-            Wanted::Bytes { largest, usual } => {
-                while self.room < largest && self.pieces() < PIECES {
-                    let Some(chain) = queue.pop()? else { break };
-                    self.add(chain)?;
-                }
-                self.most = self.most.max(self.room);
-                Ok(self.room >= largest.min(self.most.max(usual)) || self.pieces() >= PIECES)
+    /// Takes chains until there is room for the next frame, or no more of them.
+    pub fn fill(&mut self, queue: &mut Queue, wanted: Wanted) -> Result<Room, Error> {
+        let (largest, usual) = match wanted {
+            Wanted::Chain => (1, 1),
+            Wanted::Bytes { largest, usual } => (largest, usual),
+        };
+        if let Wanted::Chain = wanted
+            && !self.chains.is_empty()
+        {
+            return Ok(Room::Enough);
+        }
+        while self.room < largest && self.pieces() < PIECES {
+            let Some(chain) = queue.pop()? else { break };
+            self.add(chain)?;
+            if let Wanted::Chain = wanted {
+                // Even if it has room for nothing but what goes before a frame.
+                return Ok(Room::Enough);
             }
         }
+        Ok(match self.room {
+            room if room >= largest => Room::Enough,
+            room if room >= usual || self.pieces() >= PIECES => Room::Little,
+            _ => Room::None,
+        })
     }
 
     fn pieces(&self) -> usize {
@@ -89,19 +120,75 @@ impl Space {
         Ok(())
     }
 
-    /// The memory that the next frame goes to.
-    pub fn frame(&self) -> Buffers<'_> {
-        self.list.all()
+    /// Has `receive` put the next frame where there is room for it. Returns how long it is, and whom it is for.
+    pub fn receive(
+        &mut self,
+        room: Room,
+        receive: impl FnOnce(Buffers<'_>) -> io::Result<usize>,
+    ) -> io::Result<(usize, MacAddr)> {
+        let bounce;
+        let frame = match room {
+            Room::Enough => self.list.all(),
+            Room::Little => {
+                self.bounce.resize(LONGEST, 0);
+                bounce = BufferList::from(&mut self.bounce[..]);
+                bounce.all()
+            }
+            Room::None => return Err(io::ErrorKind::WouldBlock.into()),
+        };
+        let len = receive(frame)?;
+        if len > frame.total() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok((len, destination(frame)))
     }
 
-    /// Bytes of it.
-    pub fn room(&self) -> usize {
-        self.room
+    /// Gives the driver the frame that was received, or keeps it until there is room. Tells whether there is.
+    pub fn give(
+        &mut self,
+        queue: &mut Queue,
+        room: Room,
+        header: Header,
+        len: usize,
+    ) -> Result<bool, Error> {
+        if room == Room::Little {
+            self.waiting = Some(Waiting { header, len, until: Instant::now() + PATIENCE });
+            return Ok(self.give_waiting(queue)?.is_some());
+        }
+        self.push(queue, &header, len)?;
+        Ok(true)
+    }
+
+    /// Whether a frame waits for room.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Gives the driver the frame that waits, if there is room for it by now; tells how long it is.
+    pub fn give_waiting(&mut self, queue: &mut Queue) -> Result<Option<usize>, Error> {
+        let Some(Waiting { header, len, .. }) =
+            self.waiting.take_if(|waiting| waiting.len <= self.room)
+        else {
+            return Ok(None);
+        };
+        self.list.all().fill_from(self.bounce.get(..len).unwrap_or_default());
+        self.push(queue, &header, len)?;
+        Ok(Some(len))
+    }
+
+    /// Until when a frame waits.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.waiting.as_ref().map(|waiting| waiting.until)
+    }
+
+    /// Loses a frame that has waited long enough, and tells whether there was one.
+    pub fn give_up(&mut self, now: Instant) -> bool {
+        self.waiting.take_if(|waiting| waiting.until <= now).is_some()
     }
 
     /// Gives the driver the frame that is at the start of the memory, `len` bytes long, no more than there is room
     /// for.
-    pub fn push(&mut self, queue: &mut Queue, header: &Header, len: usize) -> Result<(), Error> {
+    fn push(&mut self, queue: &mut Queue, header: &Header, len: usize) -> Result<(), Error> {
         let (mut chains, mut covered) = (0_u16, 0);
         for chain in &self.chains {
             chains += 1;
@@ -156,11 +243,25 @@ impl Space {
     pub fn clear(&mut self) {
         self.forget_memory();
         self.chains.clear();
-        self.most = 0;
+        self.waiting = None;
     }
 
     fn forget_memory(&mut self) {
         self.list = std::mem::take(&mut self.list).recycle();
         self.room = 0;
     }
+}
+
+/// Whom a frame is for.
+fn destination(frame: Buffers<'_>) -> MacAddr {
+    let mut address = [0; 6];
+    let mut rest = &mut address[..];
+    for slice in frame.slices() {
+        let count = slice.copy_to(rest);
+        rest = rest.get_mut(count..).unwrap_or_default();
+        if rest.is_empty() {
+            break;
+        }
+    }
+    MacAddr(address)
 }
