@@ -99,10 +99,10 @@ impl<'a> BufferList<'a> {
         let mut front = Self::default();
         let mut left = count;
         for piece in &self.pieces {
-            let len = piece.iov_len.min(left);
-            if len == 0 {
+            if left == 0 {
                 break;
             }
+            let len = piece.iov_len.min(left);
             front.pieces.push(libc::iovec { iov_len: len, ..*piece });
             left -= len;
         }

@@ -1,7 +1,7 @@
 //! What can be done with a disk while its machine runs.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::ConfigSpace;
@@ -23,6 +23,8 @@ pub(super) struct Shared {
     pub sectors: AtomicU64,
     /// Set when the size has changed.
     pub resized: Notifier,
+    /// The disk has become smaller, and requests that began before may not have ended.
+    pub shrunk: AtomicBool,
 }
 
 impl DiskHandle {
@@ -58,9 +60,23 @@ impl DiskHandle {
             return Err(error);
         }
         shared.sectors.store(after, Ordering::Relaxed);
+        shared.shrunk.fetch_or(after < before, Ordering::Relaxed);
         shared.config.set(config::CAPACITY, &after.to_le_bytes());
         shared.resized.notify();
         Ok(())
+    }
+}
+
+impl Shared {
+    /// Cuts the storage again, once requests from before it was cut have ended: one of them may have made it longer.
+    pub fn cut_again(&self) -> io::Result<()> {
+        let storage = self.storage.lock().unwrap_or_else(PoisonError::into_inner);
+        match storage.as_ref() {
+            Some(storage) => {
+                storage.backend().resize(self.sectors.load(Ordering::Relaxed) * SECTOR)
+            }
+            None => Ok(()),
+        }
     }
 }
 

@@ -22,7 +22,7 @@ mod request;
 mod tests;
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -92,6 +92,7 @@ impl Block {
                 sectors: AtomicU64::new(sectors),
                 storage: Mutex::new(Some(target)),
                 resized: notifier()?,
+                shrunk: AtomicBool::new(false),
             }),
             done,
             queues: vec![limits::QUEUE; count.into()],
@@ -306,6 +307,13 @@ impl VirtioDevice for Block {
         if event.source == RESIZED {
             self.shared.resized.clear();
             cx.config_changed();
+            if self.shared.shrunk.swap(false, Ordering::Relaxed) {
+                self.pause(cx)?;
+                if let Err(error) = self.shared.cut_again() {
+                    log::warn!("disk {:?}: cannot cut it to its size: {error}", self.serial);
+                }
+                return self.work_stalled(cx);
+            }
             return Ok(());
         }
         self.done.clear();
