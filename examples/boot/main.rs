@@ -5,6 +5,7 @@
 //! ```
 
 mod disk;
+mod net;
 
 use std::error::Error as _;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use hyperkit::accel;
 use hyperkit::boot::Kernel;
 use hyperkit::console::Console;
 use hyperkit::disk::Disk;
+use hyperkit::net::Net;
 use hyperkit::vm::{End, Error, OnReset, Vm};
 use lexopt::prelude::*;
 use uuid::Uuid;
@@ -37,6 +39,13 @@ Usage: boot --kernel FILE [OPTION]...
                        flush=fsync, full or none [fsync], engine=auto, io_uring or threads [auto], serial=TEXT,
                        queues=N, mbps=N and iops=N (limits). A comma in a PATH is doubled.
   --cdrom PATH         adds a raw disk that is only read
+  --net KIND[,OPTION]...
+                       adds a network card (eth0, eth1, ...). KINDs: user, a network made of this process's sockets,
+                       with the OPTIONs forward=tcp:[ADDRESS:]PORT:PORT, udp: the same, or unix:PATH:PORT (host to
+                       guest), reach=tcp:PORT:ADDRESS:PORT, udp: the same, or unix:PORT:PATH (a port of the gateway
+                       to the host), dns=ADDRESS, mtu=N, capture=FILE, no-loopback, no-ipv6; tap=NAME; stream=PATH
+                       (passt, gvproxy); datagram=PATH[,magic] (gvproxy, vfkit); vpnkit=PATH[,uuid=UUID]
+                       [,address=IPV4][,mac-file=PATH]. All of them: mac=ADDRESS
   --console KIND       what the terminal is in the guest: serial (ttyS0) or virtio (hvc0) [serial]
   --virtio-on-cmdline  announce virtio devices on the command line, for kernels without ACPI
   --no-reboot          end when the guest asks for a reset, instead of booting again
@@ -70,6 +79,7 @@ struct Options {
     huge_pages: bool,
     uuid: Uuid,
     disks: Vec<Disk>,
+    nets: Vec<Net>,
     virtio_console: bool,
     virtio_on_cmdline: bool,
     reboot: bool,
@@ -101,7 +111,7 @@ fn parse() -> Result<Task, lexopt::Error> {
     let (mut kernel, mut initrd, mut cmdline) = (None, None, None);
     let (mut cpus, mut memory, mut uuid) = (1, 512 << 20, Uuid::new_v4());
     let (mut huge_pages, mut virtio_console, mut virtio_on_cmdline) = (false, false, false);
-    let (mut reboot, mut disks) = (true, Vec::new());
+    let (mut reboot, mut disks, mut nets) = (true, Vec::new(), Vec::new());
     let mut args = lexopt::Parser::from_env();
     while let Some(arg) = args.next()? {
         match arg {
@@ -117,6 +127,7 @@ fn parse() -> Result<Task, lexopt::Error> {
                 let image = Disk::raw(PathBuf::from(args.value()?)).map_err(|e| e.to_string())?;
                 disks.push(image.read_only());
             }
+            Long("net") => nets.push(net::net(&args.value()?.string()?)?),
             Long("console") => {
                 virtio_console = args.value()?.parse_with(|kind| match kind {
                     "serial" => Ok(false),
@@ -140,6 +151,7 @@ fn parse() -> Result<Task, lexopt::Error> {
         huge_pages,
         uuid,
         disks,
+        nets,
         virtio_console,
         virtio_on_cmdline,
         reboot,
@@ -252,6 +264,9 @@ fn run(options: Options) -> Result<End, Error> {
     };
     for disk in options.disks {
         builder = builder.disk(disk);
+    }
+    for net in options.nets {
+        builder = builder.net(net);
     }
     let running = builder.build()?.start()?;
     std::thread::scope(|scope| {

@@ -15,6 +15,10 @@ pub enum Error {
     #[cfg(target_os = "linux")]
     #[error(transparent)]
     Tap(#[from] super::TapError),
+    /// The user-mode network.
+    #[cfg(feature = "user-net")]
+    #[error(transparent)]
+    User(#[from] super::user::Error),
     /// The card itself.
     #[error("cannot make a network card: {0}")]
     Card(io::Error),
@@ -25,10 +29,12 @@ type Open = Box<dyn FnOnce() -> Result<Box<dyn NetBackend>, Error> + Send>;
 /// A network card that a machine is to have, and what is behind it.
 ///
 /// ```no_run
-/// use hyperkit::net::Net;
+/// use hyperkit::net::{Net, user::Forward};
 ///
 /// # fn add(builder: hyperkit::VmBuilder) -> hyperkit::VmBuilder {
-/// builder.net(Net::stream("/run/passt.sock"))
+/// builder
+///     .net(Net::user().forward(Forward::tcp(8080, 80)))
+///     .net(Net::stream("/run/passt.sock"))
 /// # }
 /// ```
 #[must_use = "a network card does nothing until a machine has it"]
@@ -39,6 +45,12 @@ pub struct Net {
 }
 
 impl Net {
+    /// A network made of this process's own sockets: no privilege, no helper, nothing to set up.
+    #[cfg(feature = "user-net")]
+    pub fn user() -> super::user::UserNet {
+        super::user::UserNet::new()
+    }
+
     /// An Ethernet interface of the host's.
     #[cfg(target_os = "linux")]
     pub fn tap(name: impl Into<String>) -> Self {
@@ -94,6 +106,13 @@ impl Net {
 impl<B: NetBackend + 'static> From<B> for Net {
     fn from(backend: B) -> Self {
         Self::backend(backend)
+    }
+}
+
+#[cfg(feature = "user-net")]
+impl From<super::user::UserNet> for Net {
+    fn from(net: super::user::UserNet) -> Self {
+        Self::new(Box::new(move || Ok(Box::new(net.open()?))))
     }
 }
 
