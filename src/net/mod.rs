@@ -14,6 +14,8 @@ mod stream;
 mod tap;
 #[cfg(feature = "user-net")]
 pub mod user;
+#[cfg(target_os = "macos")]
+mod vmnet;
 mod vpnkit;
 
 pub use backend::{Header, MacAddr, NetBackend, Offloads, Properties, Wake};
@@ -22,4 +24,6 @@ pub use spec::{Error, Net};
 pub use stream::Stream;
 #[cfg(target_os = "linux")]
 pub use tap::{Tap, TapError};
+#[cfg(target_os = "macos")]
+pub use vmnet::{Vmnet, VmnetError};
 pub use vpnkit::Vpnkit;

@@ -1,7 +1,7 @@
 //! Peers that take each frame as a datagram over a unix socket: gvproxy (`-listen-vfkit`), vfkit's and krunkit's.
 //!
-//! The peer answers to the address it hears from, so there must be one: a socket in a folder of its own. Nothing tells
-//! when such a peer has gone, but that it takes no more frames; what the guest sends next finds out.
+//! The peer answers to the address it hears from, so there must be one: a socket in a folder of its own. Nothing
+//! tells when such a peer has gone, but that it takes no more frames; what the guest sends next finds out.
 
 mod folder;
 #[cfg(test)]
