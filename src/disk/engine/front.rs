@@ -10,6 +10,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::super::error::Error;
+#[cfg(feature = "qcow2")]
+use super::super::qcow2::{Found, Qcow2};
 use super::super::raw::RawFile;
 use super::super::spec::Target;
 use super::pool::{Pool, carry_out_safely};
@@ -72,12 +74,17 @@ impl<T: Send + 'static> Front<T> {
 
     /// What a request ends with, if it can end at once. If not, a part of it may be done.
     fn now(&mut self, request: &mut Request<T>) -> Option<io::Result<()>> {
+        let total = request.buffers.all().total();
         let file = match &self.target {
             Target::Raw(file) => file.clone(),
+            #[cfg(feature = "qcow2")]
+            Target::Qcow2(image) if total <= MOST => {
+                let image = image.clone();
+                return self.placed_now(&image, request, total);
+            }
             target if target.backend().blocks() => return None,
             target => return Some(carry_out_safely(target, request, &AtomicBool::new(false))),
         };
-        let total = request.buffers.all().total();
         let once = match &request.op {
             Op::Flush if file.policy() == Flush::None => return Some(Ok(())),
             Op::Read { offset } if total <= MOST => self.read(&file, *offset, request, total)?,
@@ -100,6 +107,42 @@ impl<T: Send + 'static> Front<T> {
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
             Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// The same for an image whose data is in files, in one piece.
+    #[cfg(feature = "qcow2")]
+    fn placed_now(
+        &mut self,
+        image: &Qcow2,
+        request: &Request<T>,
+        total: usize,
+    ) -> Option<io::Result<()>> {
+        let (offset, writing) = match request.op {
+            Op::Read { offset } => (offset, false),
+            Op::Write { offset } => (offset, true),
+            _ => return None,
+        };
+        let found = image.find_now(offset, total as u64, writing)?;
+        if found.len() < total as u64 {
+            return None;
+        }
+        let once = match found {
+            Found::Zeros(_) => {
+                Found::zero(request.buffers.all());
+                return Some(Ok(()));
+            }
+            Found::Data(place) if writing => {
+                let write = || place.file().write_once(place.offset, request.buffers.all());
+                self.pace.keep(total, write)?
+            }
+            Found::Data(place) => self.read(place.file(), place.offset, request, total)?,
+        };
+        match once {
+            Ok(count) if count >= total => Some(Ok(())),
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Some(Err(error)),
+            // Whoever waits does it again from the start.
+            _ => None,
         }
     }
 
@@ -145,11 +188,12 @@ fn ring<T: Send + 'static>(
     notifier: &Notifier,
 ) -> Option<io::Result<Box<dyn Runner<T>>>> {
     match target {
-        Target::Raw(file) if engine != Engine::Threads => {
-            let ring = super::uring::Uring::new(file, notifier);
+        Target::Backend(_) => None,
+        _ if engine == Engine::Threads => None,
+        target => {
+            let ring = super::uring::Uring::new(target, notifier);
             Some(ring.map(|ring| Box::new(ring) as Box<dyn Runner<T>>))
         }
-        _ => None,
     }
 }
 

@@ -1,7 +1,8 @@
-//! Linux's io_uring, for raw files: reads, writes and flushes are handed to the kernel in batches, and as many of
+//! Linux's io_uring, for files: reads, writes and flushes are handed to the kernel in batches, and as many of
 //! them run at a time as the guest asks for, without a thread for each.
 //!
-//! What is rare and may mean many calls (discarding, zeroing) goes to a thread.
+//! What is rare and may mean many calls (discarding, zeroing) goes to a thread. So does what an image cannot tell the
+//! place of at once: data that has none yet, or that is compressed.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,6 +12,8 @@ use std::sync::Arc;
 use io_uring::{IoUring, Probe, opcode, squeue, types};
 
 use super::super::backend::BufferList;
+#[cfg(feature = "qcow2")]
+use super::super::qcow2::{self, Found, Qcow2};
 use super::super::raw::RawFile;
 use super::super::spec::Target;
 use super::pool::Pool;
@@ -21,13 +24,16 @@ use crate::sys::file::Flush;
 /// Requests that the kernel has at a time; others wait here. A reset waits for no more than these.
 const DEPTH: usize = 128;
 
+/// Threads for what an image has to be asked.
+const THREADS: usize = 8;
+
 /// Pieces of memory per call.
 const PIECES: usize = 1024;
 
 /// A ring for one disk.
 pub(crate) struct Uring<T> {
     ring: IoUring,
-    file: Arc<RawFile>,
+    source: Source,
     slots: Vec<Option<Slot<T>>>,
     free: Vec<usize>,
     waiting: VecDeque<Request<T>>,
@@ -38,28 +44,60 @@ pub(crate) struct Uring<T> {
     others: Pool<T>,
 }
 
+/// Where data is.
+enum Source {
+    Raw(Arc<RawFile>),
+    #[cfg(feature = "qcow2")]
+    Qcow2(Arc<Qcow2>),
+}
+
 /// A request that the kernel has.
 struct Slot<T> {
     request: Request<T>,
-    /// What the kernel is at; `request.buffers` is what comes after it.
-    now: BufferList<'static>,
+    step: Step,
+}
+
+/// What the kernel is at; the request is what comes after it.
+struct Step {
+    buffers: BufferList<'static>,
     offset: u64,
+    place: Place,
+}
+
+/// Keeps the file, and the data where it is.
+enum Place {
+    Raw(Arc<RawFile>),
+    #[cfg(feature = "qcow2")]
+    Qcow2(qcow2::Place),
+}
+
+/// What becomes of a request.
+enum Next<T> {
+    Kernel(Slot<T>),
+    Elsewhere(Request<T>),
+    Done(Done<T>),
 }
 
 impl<T> Slot<T> {
     fn end(self, result: io::Result<()>) -> Next<T> {
-        let Self { mut request, now, .. } = self;
+        let Self { mut request, step } = self;
         // The room of the list goes back with the request, to be used again.
         if request.buffers.all().iovecs().is_empty() {
-            request.buffers = now;
+            request.buffers = step.buffers;
         }
         Next::Done(Done { request, result })
     }
 }
 
 impl<T: Send + 'static> Uring<T> {
-    /// A ring for `file`. `notifier` is set when a request has ended.
-    pub fn new(file: &Arc<RawFile>, notifier: &Notifier) -> io::Result<Self> {
+    /// A ring for an image. `notifier` is set when a request has ended.
+    pub fn new(target: &Target, notifier: &Notifier) -> io::Result<Self> {
+        let (source, threads) = match target {
+            Target::Raw(file) => (Source::Raw(file.clone()), 1),
+            #[cfg(feature = "qcow2")]
+            Target::Qcow2(image) => (Source::Qcow2(image.clone()), THREADS),
+            Target::Backend(_) => return Err(io::ErrorKind::Unsupported.into()),
+        };
         let ring = IoUring::new(DEPTH as u32)?;
         // The first kernels that have rings cannot do all of this.
         let mut probe = Probe::new();
@@ -77,13 +115,13 @@ impl<T: Send + 'static> Uring<T> {
         ring.submitter().register_eventfd(notifier.as_raw_fd())?;
         Ok(Self {
             ring,
-            file: file.clone(),
+            source,
             slots: (0..DEPTH).map(|_| None).collect(),
             free: (0..DEPTH).collect(),
             waiting: VecDeque::new(),
             done: Vec::new(),
             cancelled: false,
-            others: Pool::new(Target::Raw(file.clone()), notifier.try_clone()?, 1),
+            others: Pool::new(target.clone(), notifier.try_clone()?, threads),
         })
     }
 
@@ -97,38 +135,46 @@ impl<T: Send + 'static> Uring<T> {
         while !self.waiting.is_empty()
             && let Some(index) = self.free.pop()
         {
-            let Some(mut request) = self.waiting.pop_front() else { break };
-            let offset = match request.op {
-                Op::Read { offset } | Op::Write { offset } => offset,
-                _ => 0,
-            };
-            let now = next_step(&mut request.buffers);
-            self.give(index, Slot { request, now, offset });
+            let Some(request) = self.waiting.pop_front() else { break };
+            let next = self.source.next(request);
+            self.go_on(index, next);
         }
     }
 
-    /// Gives a request to the kernel, from its `now` on.
+    /// Does with a request what is to be done with it.
+    fn go_on(&mut self, index: usize, next: Next<T>) {
+        match next {
+            Next::Kernel(slot) => self.give(index, slot),
+            Next::Elsewhere(request) => {
+                self.free.push(index);
+                self.others.submit(request);
+            }
+            Next::Done(done) => {
+                self.free.push(index);
+                self.done.push(done);
+            }
+        }
+    }
+
+    /// Gives a request to the kernel.
     fn give(&mut self, index: usize, slot: Slot<T>) {
-        let file = types::Fd(self.file.file().as_raw_fd());
-        let pieces = slot.now.all().iovecs();
+        let Step { buffers, offset, place } = &slot.step;
+        let file = types::Fd(place.file().file().as_raw_fd());
+        let (pieces, offset) = (buffers.all().iovecs(), *offset);
         let (list, count) = (pieces.as_ptr(), pieces.len().min(PIECES) as u32);
         let entry = match (&slot.request.op, pieces) {
             (Op::Read { .. }, [one]) => {
                 opcode::Read::new(file, one.iov_base.cast(), one.iov_len as u32)
-                    .offset(slot.offset)
+                    .offset(offset)
                     .build()
             }
             (Op::Write { .. }, [one]) => {
                 opcode::Write::new(file, one.iov_base.cast_const().cast(), one.iov_len as u32)
-                    .offset(slot.offset)
+                    .offset(offset)
                     .build()
             }
-            (Op::Read { .. }, _) => {
-                opcode::Readv::new(file, list, count).offset(slot.offset).build()
-            }
-            (Op::Write { .. }, _) => {
-                opcode::Writev::new(file, list, count).offset(slot.offset).build()
-            }
+            (Op::Read { .. }, _) => opcode::Readv::new(file, list, count).offset(offset).build(),
+            (Op::Write { .. }, _) => opcode::Writev::new(file, list, count).offset(offset).build(),
             _ => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
         };
         if let Some(place) = self.slots.get_mut(index) {
@@ -164,45 +210,39 @@ impl<T: Send + 'static> Uring<T> {
             let Some(entry) = self.ring.completion().next() else { return };
             let index = entry.user_data() as usize;
             let Some(slot) = self.slots.get_mut(index).and_then(Option::take) else { continue };
-            match self.advance(slot, entry.result()) {
-                Next::Again(slot) => self.give(index, slot),
-                Next::Done(done) => {
-                    self.free.push(index);
-                    self.done.push(done);
-                }
-            }
+            let next = self.advance(slot, entry.result());
+            self.go_on(index, next);
         }
     }
 
     /// What becomes of a request after the kernel's answer.
     fn advance(&self, mut slot: Slot<T>, answer: i32) -> Next<T> {
+        let file = slot.step.place.file();
         let count = match usize::try_from(answer) {
             Ok(count) => count,
             Err(_) if matches!(-answer, libc::EINTR | libc::EAGAIN) && !self.cancelled => {
-                return Next::Again(slot);
+                return Next::Kernel(slot);
             }
             Err(_) => {
                 let error = Err(io::Error::from_raw_os_error(-answer));
                 let flush = slot.request.op == Op::Flush;
-                return slot.end(if flush { self.file.flushed(error) } else { error });
+                let result = if flush { file.flushed(error) } else { error };
+                return slot.end(result);
             }
         };
         let result = match slot.request.op {
-            Op::Flush => self.file.flushed(Ok(())),
+            Op::Flush => file.flushed(Ok(())),
             Op::Read { .. } if count == 0 => Err(io::ErrorKind::UnexpectedEof.into()),
             Op::Write { .. } if count == 0 => Err(io::ErrorKind::WriteZero.into()),
             _ => {
-                slot.offset += count as u64;
-                slot.now.advance(count);
-                if slot.now.all().total() == 0 {
-                    slot.now = next_step(&mut slot.request.buffers);
-                }
-                if slot.now.all().total() == 0 {
-                    Ok(())
-                } else if self.cancelled {
-                    Err(super::cancelled())
-                } else {
-                    return Next::Again(slot);
+                slot.step.offset += count as u64;
+                slot.step.buffers.advance(count);
+                let (step, rest) = (slot.step.buffers.all(), slot.request.buffers.all());
+                match (step.total() > 0, rest.total() > 0) {
+                    (false, false) => Ok(()),
+                    _ if self.cancelled => Err(super::cancelled()),
+                    (true, _) => return Next::Kernel(slot),
+                    (false, true) => return self.source.next(slot.request),
                 }
             }
         };
@@ -221,27 +261,79 @@ impl<T: Send + 'static> Uring<T> {
     }
 }
 
-enum Next<T> {
-    Again(Slot<T>),
-    Done(Done<T>),
+impl Source {
+    /// The next step of a request.
+    fn next<T>(&self, mut request: Request<T>) -> Next<T> {
+        let offset = match &mut request.op {
+            Op::Read { offset } | Op::Write { offset } => offset,
+            _ => &mut 0,
+        };
+        match self {
+            Self::Raw(file) => {
+                let buffers = take(&mut request.buffers, STEP);
+                let step = Step { offset: *offset, place: Place::Raw(file.clone()), buffers };
+                *offset += step.buffers.all().total() as u64;
+                Next::Kernel(Slot { request, step })
+            }
+            #[cfg(feature = "qcow2")]
+            Self::Qcow2(image) => {
+                let writing = matches!(request.op, Op::Write { .. });
+                let (Op::Read { offset } | Op::Write { offset }) = &mut request.op else {
+                    return Next::Elsewhere(request);
+                };
+                loop {
+                    let most = request.buffers.all().total().min(STEP) as u64;
+                    if most == 0 {
+                        return Next::Done(Done { request, result: Ok(()) });
+                    }
+                    let Some(found) = image.find_now(*offset, most, writing) else {
+                        return Next::Elsewhere(request);
+                    };
+                    let buffers = take(&mut request.buffers, found.len() as usize);
+                    *offset += found.len();
+                    match found {
+                        Found::Zeros(_) => Found::zero(buffers.all()),
+                        Found::Data(place) => {
+                            let offset = place.offset;
+                            let step = Step { buffers, offset, place: Place::Qcow2(place) };
+                            return Next::Kernel(Slot { request, step });
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
-/// Takes the next step of a request out of its buffers.
-fn next_step(buffers: &mut BufferList<'static>) -> BufferList<'static> {
-    match buffers.all().total() <= STEP {
+impl Place {
+    fn file(&self) -> &RawFile {
+        match self {
+            Self::Raw(file) => file,
+            #[cfg(feature = "qcow2")]
+            Self::Qcow2(place) => place.file(),
+        }
+    }
+}
+
+/// Takes the first bytes of a request's memory out.
+fn take(buffers: &mut BufferList<'static>, most: usize) -> BufferList<'static> {
+    match buffers.all().total() <= most {
         true => std::mem::take(buffers),
-        false => buffers.take_front(STEP),
+        false => buffers.take_front(most),
     }
 }
 
 impl<T: Send + 'static> Runner<T> for Uring<T> {
     fn submit(&mut self, request: Request<T>) {
-        match request.op {
-            Op::Read { .. } | Op::Write { .. } => self.waiting.push_back(request),
-            // Both sorts of drives are the same to Linux.
-            Op::Flush if self.file.policy() != Flush::None => self.waiting.push_back(request),
-            Op::Flush => self.done.push(Done { request, result: Ok(()) }),
-            Op::Discard(_) | Op::WriteZeroes(_) => self.others.submit(request),
+        match (&request.op, &self.source) {
+            (Op::Read { .. } | Op::Write { .. }, _) => self.waiting.push_back(request),
+            (Op::Flush, Source::Raw(file)) => match file.policy() {
+                Flush::None => self.done.push(Done { request, result: Ok(()) }),
+                // Both sorts of drives are the same to Linux.
+                _ => self.waiting.push_back(request),
+            },
+            // An image writes its tables first.
+            _ => self.others.submit(request),
         }
     }
 

@@ -37,6 +37,16 @@ impl Gate {
         Use(self.0.clone())
     }
 
+    /// Goes in if the door is open.
+    pub fn try_enter(&self) -> Option<Use> {
+        let mut state = self.0.lock();
+        if state.shut {
+            return None;
+        }
+        state.users += 1;
+        Some(Use(self.0.clone()))
+    }
+
     /// Shuts the door and waits until everybody has left. One at a time: the caller sees to that.
     pub fn shut(&self) -> Shut<'_> {
         let mut state = self.0.lock();

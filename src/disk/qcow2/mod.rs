@@ -18,6 +18,7 @@ mod extents;
 mod gate;
 mod header;
 mod open;
+mod place;
 mod pointers;
 mod store;
 mod tables;
@@ -35,6 +36,7 @@ use imago::FormatAccess;
 use imago::format::PreallocateMode;
 
 use self::gate::Gate;
+pub(super) use self::place::{Found, Place};
 use self::store::{BROKEN, Store};
 use super::backend::{BlockBackend, Buffers, Properties, SECTOR, Topology};
 use super::error::Error;
@@ -149,6 +151,12 @@ impl Facts {
     fn can_free(&self) -> bool {
         self.version > 2 || self.backing.is_none()
     }
+}
+
+/// What a future of imago's has for whoever does not wait.
+fn at_once<R>(what: impl Future<Output = io::Result<R>>) -> Option<io::Result<R>> {
+    let run = AssertUnwindSafe(|| wait::now(what));
+    catch_unwind(run).unwrap_or_else(|_| Some(Err(io::Error::other(PANIC))))
 }
 
 /// What is told if imago panics.

@@ -28,6 +28,7 @@ use super::pointers::{Pointers, Target};
 use super::tables::L1_COPIED;
 #[cfg(test)]
 use super::tests::probe::{Event, Probe};
+use super::wait::may_wait;
 use crate::sys::file::{self, Flush};
 
 /// A file that imago has, and that its owner has too.
@@ -124,6 +125,18 @@ impl Store {
         let len = from.total() as u64;
         self.check_data(offset, len)?;
         self.write_at(offset, from)
+    }
+
+    /// Whether a place is in the file.
+    pub fn reaches(&self, offset: u64, len: u64) -> bool {
+        offset.checked_add(len).is_some_and(|end| end <= self.0.size.load(Ordering::Acquire))
+    }
+
+    /// Whether data that is in the file may be written at a place, if that can be told without waiting.
+    pub fn is_data_now(&self, offset: u64, len: u64) -> bool {
+        let pointers = self.0.pointers.as_ref().and_then(|pointers| pointers.try_lock().ok());
+        self.reaches(offset, len)
+            && pointers.is_some_and(|pointers| pointers.check_data(offset..offset + len).is_ok())
     }
 
     /// Makes sure that data does not go where the file's tables are, whatever the image says.
@@ -354,6 +367,7 @@ impl Storage for Store {
     }
 
     async unsafe fn pure_readv(&self, bufv: IoVectorMut<'_>, offset: u64) -> io::Result<()> {
+        may_wait()?;
         let mut pieces = bufv.into_inner();
         let list: BufferList<'_> =
             pieces.iter_mut().map(|piece| VolatileSlice::from(&mut **piece)).collect();
@@ -361,6 +375,7 @@ impl Storage for Store {
     }
 
     async unsafe fn pure_writev(&self, bufv: IoVector<'_>, offset: u64) -> io::Result<()> {
+        may_wait()?;
         let pieces = bufv.into_inner();
         let list: BufferList<'_> = pieces
             .iter()
@@ -375,6 +390,7 @@ impl Storage for Store {
     /// Only called for clusters that nothing names yet, by whoever is alone in writing to the file: there is nobody
     /// whose data could be cut off.
     async unsafe fn pure_write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        may_wait()?;
         self.check_data(offset, length)?;
         let (size, end) = (self.0.size.load(Ordering::Acquire), offset + length);
         #[cfg(test)]

@@ -4,6 +4,8 @@
 //! all that a future waits for is a lock that another thread has. An executor of one's own also works where the
 //! caller is within another one already, which the ones that can be had refuse.
 
+use std::cell::Cell;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -19,6 +21,8 @@ impl Wake for Unpark {
 
 thread_local! {
     static WAKER: Waker = Arc::new(Unpark(thread::current())).into();
+    /// This thread cannot wait for the host.
+    static HURRY: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs a future to its end.
@@ -33,5 +37,30 @@ pub(super) fn block_on<F: Future>(future: F) -> F::Output {
             Poll::Ready(value) => return value,
             Poll::Pending => thread::park(),
         }
+    }
+}
+
+/// Runs a future to its end if it gets there without waiting, neither for another thread nor for the host.
+pub(super) fn now<F: Future>(future: F) -> Option<F::Output> {
+    /// Also if the future panics.
+    struct Hurry;
+    impl Drop for Hurry {
+        fn drop(&mut self) {
+            HURRY.set(false);
+        }
+    }
+    HURRY.set(true);
+    let _hurry = Hurry;
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+/// Refuses what may take long if this thread cannot wait.
+pub(super) fn may_wait() -> io::Result<()> {
+    match HURRY.try_with(Cell::get) {
+        Ok(true) => Err(io::ErrorKind::WouldBlock.into()),
+        _ => Ok(()),
     }
 }

@@ -129,6 +129,43 @@ fn a_file_is_what_was_written_to_it() {
     }
 }
 
+/// The same for an image: some of its data is in place, some has no place yet.
+#[cfg(feature = "qcow2")]
+#[test]
+fn an_image_is_what_was_written_to_it() {
+    let qemu_img = |arguments: &[&str], path: &Path| {
+        std::process::Command::new("qemu-img").args(arguments).arg(path).output()
+    };
+    for cluster in [4096, 65536] {
+        let file = file_in(&folders()[0]);
+        let size = format!("size={SIZE},cluster_size={cluster}");
+        match qemu_img(&["create", "-q", "-f", "qcow2", "-o", &size], file.path()) {
+            Ok(output) => assert!(output.status.success(), "{output:?}"),
+            Err(error) => {
+                println!("skipped: qemu-img (package qemu-utils): {error}");
+                return;
+            }
+        }
+        let mut bytes = vec![0; SIZE as usize];
+        for (seed, engine) in [Engine::IoUring, Engine::Threads].into_iter().enumerate() {
+            for alone in [true, false] {
+                let open = || Qcow2::open_alone(file.path(), false, Flush::Fsync).unwrap();
+                let target = Target::Qcow2(std::sync::Arc::new(open()));
+                let Some(rig) = Rig::new(&target, engine, alone) else { continue };
+                let random = Random(seed as u64 * 2 + u64::from(alone));
+                let block = Some(cluster);
+                Model { rig, bytes, pending: HashMap::new(), random, block }.run(400);
+                drop(target);
+                let check = qemu_img(&["check", "-f", "qcow2"], file.path()).unwrap();
+                assert!(check.status.success(), "{check:?}");
+                bytes = vec![0; SIZE as usize];
+                let list = &mut BufferList::from(&mut bytes[..]);
+                open().read(0, list.all()).unwrap();
+            }
+        }
+    }
+}
+
 #[test]
 fn memory_is_what_was_written_to_it() {
     let target = Target::Backend(std::sync::Arc::new(MemoryDisk::new(SIZE as usize)));
