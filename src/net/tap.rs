@@ -109,8 +109,8 @@ pub struct Tap {
     queues: Vec<Queue>,
     /// The interface is no more.
     gone: bool,
-    /// … and the card has been told.
-    told: bool,
+    /// When that was found out, until the card has been told.
+    untold: Option<Instant>,
     /// Room for a list, to be used again.
     spare: BufferList<'static>,
 }
@@ -193,7 +193,7 @@ impl Tap {
         let mtu = Request::named(&name).mtu().unwrap_or(USUAL_MTU);
         let queues = fds.into_iter().map(|fd| Queue { fd, readable: true }).collect();
         let spare = BufferList::default();
-        Ok(Self { name, mtu, offloads, queues, gone: false, told: false, spare })
+        Ok(Self { name, mtu, offloads, queues, gone: false, untold: None, spare })
     }
 
     /// The name of the interface.
@@ -206,6 +206,7 @@ impl Tap {
         if error.raw_os_error() == Some(libc::EBADFD) {
             if !self.gone {
                 log::warn!("tap {:?} is no more", self.name);
+                self.untold = Some(Instant::now());
             }
             self.gone = true;
             return io::ErrorKind::WouldBlock.into();
@@ -321,12 +322,11 @@ impl NetBackend for Tap {
 
     fn deadline(&self) -> Option<Instant> {
         // What a call has found out is told at once.
-        (self.gone && !self.told).then(Instant::now)
+        self.untold
     }
 
     fn timer(&mut self, _sources: Sources<'_>) -> Wake {
-        self.told = self.gone;
-        Wake { link: true, ..Wake::default() }
+        Wake { link: self.untold.take().is_some(), ..Wake::default() }
     }
 
     fn link(&self) -> bool {
@@ -462,3 +462,7 @@ fn read(fd: &OwnedFd, to: Buffers<'_>) -> io::Result<usize> {
     // SAFETY: the pieces are memory that may be written as long as `to` is there.
     moved(unsafe { libc::readv(fd.as_raw_fd(), iovecs.as_ptr(), count) })
 }
+
+#[cfg(test)]
+#[path = "tap_tests.rs"]
+mod tests;

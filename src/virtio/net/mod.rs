@@ -472,7 +472,8 @@ impl VirtioDevice for Card {
                 self.receive(pair, cx)?;
             }
         }
-        if self.backend.deadline().is_some_and(|deadline| deadline <= now) {
+        // Looked at after the deadline was asked for, which may be "now".
+        if self.backend.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
             let wake = self.backend.timer(cx.sources());
             self.wake(wake, cx)?;
         }
