@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::backend::{BlockBackend, BufferList, Buffers, Properties, Topology, write_plain_zeroes};
 use super::error::Error;
@@ -197,11 +198,27 @@ pub(super) fn open(path: &Path, read_only: bool) -> Result<File, Error> {
         }
         _ => failed("open")(source),
     })?;
-    let locked = if read_only { file.try_lock_shared() } else { file.try_lock() };
-    match locked {
+    match lock(&file, read_only) {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked { path: path.to_owned() }),
         Err(std::fs::TryLockError::Error(source)) => Err(failed("lock")(source)),
+    }
+}
+
+/// Locks a file. A lock that was given up a moment ago may be in the hands of a program that is just being started,
+/// until that closes what it does not inherit: so it is worth a few tries.
+fn lock(file: &File, read_only: bool) -> Result<(), std::fs::TryLockError> {
+    const TRIES: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(10);
+    let mut tries = 0;
+    loop {
+        match if read_only { file.try_lock_shared() } else { file.try_lock() } {
+            Err(std::fs::TryLockError::WouldBlock) if tries < TRIES => {
+                tries += 1;
+                std::thread::sleep(PAUSE);
+            }
+            done => return done,
+        }
     }
 }
 
