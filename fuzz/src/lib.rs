@@ -10,6 +10,7 @@
 pub mod chipset;
 pub mod device;
 pub mod kernel;
+pub mod net_stream;
 pub mod ops;
 pub mod qcow2;
 pub mod queue;

@@ -3,7 +3,7 @@
 //! `cargo run --example seeds` in this folder writes them to `corpus/`; a test compares the two.
 
 use crate::ops::{Encode, unparse};
-use crate::{chipset, kernel, qcow2, queue, serial, virtio_mmio};
+use crate::{chipset, kernel, net_stream, qcow2, queue, serial, virtio_mmio};
 
 /// An input: its target, its name, its bytes.
 pub type Seed = (&'static str, &'static str, Vec<u8>);
@@ -19,6 +19,7 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(serial());
     seeds.extend(chipset());
     seeds.extend(kernel());
+    seeds.extend(net_stream());
     seeds.extend(qcow2());
     seeds
 }
@@ -527,6 +528,54 @@ fn kernel() -> impl Iterator<Item = Seed> {
         ],
     )
     .chain([raw("gzip", b"\x1f\x8b\x08"), raw("nothing", b"")])
+}
+
+fn net_stream() -> impl Iterator<Item = Seed> {
+    use net_stream::{Head, Op};
+    let [qemu, vpnkit, server] = [0, 1, 2].map(|peer| Head { peer });
+    let all = Op::Receive { count: 255, space: u16::MAX };
+    let send = |length| Op::Send { length, pieces: 3, value: 5 };
+    let read = Op::Read { count: u16::MAX };
+    let frame = |length| Op::Frame { length, value: 6 };
+    let reply = |kind, mtu, size| Op::Reply { kind, mtu, size, mac: 1 };
+    let init = Op::Init { version: 22 };
+    seeds(
+        "net_stream",
+        [
+            ("both-ways", qemu, vec![frame(60), send(60), all, read, frame(u16::MAX), all]),
+            (
+                "in-pieces",
+                qemu,
+                vec![
+                    Op::Few { count: 2, bytes: 0 },
+                    all,
+                    Op::Few { count: 0, bytes: 100 },
+                    Op::Bytes { count: 99, value: 1 },
+                    all,
+                    Op::Bytes { count: 61, value: 0 },
+                    all,
+                ],
+            ),
+            ("no-length", qemu, vec![frame(60), Op::Length { length: 65_551 }, all, send(60)]),
+            ("longest", qemu, vec![Op::Length { length: 65_550 }, all, frame(9000), send(9000)]),
+            (
+                "slow",
+                qemu,
+                [vec![send(u16::MAX); 30], vec![read; 20], vec![send(60); 3], vec![read; 20]]
+                    .concat(),
+            ),
+            ("many", qemu, [vec![frame(0); 30], vec![frame(14); 30], vec![all]].concat()),
+            ("small-buffers", qemu, vec![frame(61), Op::Receive { count: 1, space: 60 }, all]),
+            ("close", qemu, vec![frame(60), Op::Bytes { count: 3, value: 0 }, Op::Close {}, all]),
+            ("vpnkit", vpnkit, vec![frame(60), send(14), all, read, send(1550), send(1551), read]),
+            ("vpnkit-empty", vpnkit, vec![Op::Length { length: 0 }, frame(u16::MAX), all]),
+            ("server", server, vec![init, reply(1, 1500, 1550), frame(60), all, send(60), read]),
+            ("server-other-version", server, vec![Op::Init { version: 1 }, Op::Close {}]),
+            ("server-refuses", server, vec![init, reply(2, 255, 0)]),
+            ("server-small", server, vec![init, reply(1, 1500, 81)]),
+            ("server-other", server, vec![Op::Bytes { count: 400, value: 86 }]),
+        ],
+    )
 }
 
 fn qcow2() -> impl Iterator<Item = Seed> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use hyperkit_fuzz::{chipset, kernel, qcow2, queue, seeds, serial, virtio_mmio};
+use hyperkit_fuzz::{chipset, kernel, net_stream, qcow2, queue, seeds, serial, virtio_mmio};
 
 #[test]
 fn the_corpus_is_what_the_seeds_say() {
@@ -40,6 +40,7 @@ fn every_target_survives_its_seeds() {
         match target {
             "chipset" => chipset::run(&bytes),
             "kernel" => kernel::run(&bytes),
+            "net_stream" => net_stream::run(&bytes),
             "qcow2" => qcow2::run(&bytes),
             "queue_blk" => queue::blk(&bytes),
             "queue_console" => queue::console(&bytes),
