@@ -147,12 +147,16 @@ fn udp(port: u16, data: &[u8]) -> Vec<u8> {
     ipv4(17, &[fields.as_flattened(), data].concat())
 }
 
-fn set_up() {
-    ip("tuntap add tap0 mode tap");
-    std::fs::write("/proc/sys/net/ipv6/conf/tap0/disable_ipv6", "1").unwrap_or_default();
-    ip("address add 192.0.2.1/24 dev tap0");
-    ip("link set tap0 mtu 4000");
+/// A tap with so many queues, up and with an address. The kernel drops what it would send on an interface that was up
+/// before somebody opened it, until it finds the time to notice.
+fn set_up(queues: u16) -> Tap {
+    let tap = Tap::open("tap0", queues).unwrap();
+    let quiet = std::fs::write("/proc/sys/net/ipv6/conf/tap0/disable_ipv6", "1");
+    quiet.unwrap_or_default();
+    ip("address replace 192.0.2.1/24 dev tap0");
     ip("link set tap0 up");
+    ip("neighbour replace 192.0.2.2 lladdr 52:54:00:01:02:03 dev tap0 nud permanent");
+    tap
 }
 
 const PLAIN: Header =
@@ -161,8 +165,9 @@ const PLAIN: Header =
 #[test]
 fn the_kernel_answers_arp_and_ping() {
     in_namespace("the_kernel_answers_arp_and_ping", || {
-        set_up();
-        let tap = Tap::open("tap0", 1).unwrap();
+        ip("tuntap add tap0 mode tap");
+        ip("link set tap0 mtu 4000");
+        let tap = set_up(1);
         assert_eq!((tap.interface(), tap.properties().mtu), ("tap0", 4000));
         let mut machine = Machine::new(tap, Features::empty());
         let question = [0, 1, 8, 0, 6, 4, 0, 1];
@@ -202,13 +207,11 @@ fn the_kernel_answers_arp_and_ping() {
 #[test]
 fn checksums_and_large_packets_are_left_to_the_other_side() {
     in_namespace("checksums_and_large_packets_are_left_to_the_other_side", || {
-        set_up();
-        ip("link set tap0 mtu 1500");
-        ip("neighbour add 192.0.2.2 lladdr 52:54:00:01:02:03 dev tap0 nud permanent");
+        ip("tuntap add tap0 mode tap");
+        let tap = set_up(1);
         let host = UdpSocket::bind("192.0.2.1:0").unwrap();
         host.set_read_timeout(Some(PATIENCE)).unwrap();
         let port = host.local_addr().unwrap().port();
-        let tap = Tap::open("tap0", 1).unwrap();
         let offloads = tap.properties().offloads;
         assert!(offloads.contains(Offloads::CSUM | Offloads::TSO4 | Offloads::GUEST_TSO6));
         let mut machine = Machine::new(tap, Features::empty());
@@ -257,8 +260,8 @@ fn checksums_and_large_packets_are_left_to_the_other_side() {
 
         // A driver that takes none of it gets the pieces, with checksums.
         drop(machine);
-        let tap = Tap::open("tap0", 1).unwrap();
-        let mut machine = Machine::new(tap, Features::GUEST_CSUM | Features::CSUM);
+        ip("link set tap0 down");
+        let mut machine = Machine::new(set_up(1), Features::GUEST_CSUM | Features::CSUM);
         host.send_to(&data, "192.0.2.2:9").unwrap();
         for piece in data.chunks(1000) {
             let (header, frame) = machine.receive(to_us);
@@ -272,11 +275,7 @@ fn checksums_and_large_packets_are_left_to_the_other_side() {
 fn several_queues_serve_a_driver_of_one() {
     in_namespace("several_queues_serve_a_driver_of_one", || {
         ip("tuntap add tap0 mode tap multi_queue");
-        ip("address add 192.0.2.1/24 dev tap0");
-        ip("link set tap0 up");
-        ip("neighbour add 192.0.2.2 lladdr 52:54:00:01:02:03 dev tap0 nud permanent");
-        let tap = Tap::open("tap0", 4).unwrap();
-        let mut machine = Machine::new(tap, Features::empty());
+        let mut machine = Machine::new(set_up(4), Features::empty());
         assert_eq!(machine.rings.len(), 9);
         // The kernel spreads flows over the queues; the driver has not asked for more than one.
         for n in 0..40 {
@@ -296,8 +295,7 @@ fn several_queues_serve_a_driver_of_one() {
 #[test]
 fn an_interface_that_goes_takes_the_link_down() {
     in_namespace("an_interface_that_goes_takes_the_link_down", || {
-        set_up();
-        let mut machine = Machine::new(Tap::open("tap0", 1).unwrap(), Features::empty());
+        let mut machine = Machine::new(set_up(1), Features::empty());
         assert!(machine.handle.link());
         ip("link delete tap0");
         let end = Instant::now() + PATIENCE;
