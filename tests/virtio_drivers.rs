@@ -4,24 +4,31 @@
 #[path = "common/virtio_guest.rs"]
 mod virtio_guest;
 
-use std::io::{Read, Write};
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use hyperkit::console::{Console as HostConsole, OpenConsole};
 use hyperkit::disk::{Disk, Engine, MemoryDisk};
+use hyperkit::memory::Buffers;
+use hyperkit::net::{Header, MacAddr, NetBackend, Offloads, Properties, Wake};
 use hyperkit::virtio::blk::{Block, DiskHandle};
 use hyperkit::virtio::console::Console;
+use hyperkit::virtio::net::{Card, CardHandle, Options};
 use hyperkit::virtio::rng::{MAX_BYTES, Rng};
+use hyperkit::virtio::{HostEvent, Sources};
 use virtio_drivers::Error;
 use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
 use virtio_drivers::device::console::{Size, VirtIOConsole};
+use virtio_drivers::device::net::{TxBuffer, VirtIONet};
 use virtio_drivers::device::rng::VirtIORng;
 use virtio_guest::{Ram, Registers, Slot, guest, pages_in_use};
 
 type BlkDriver = VirtIOBlk<Ram, Registers>;
 type RngDriver = VirtIORng<Ram, Registers>;
 type ConsoleDriver = VirtIOConsole<Ram, Registers>;
+type NetDriver = VirtIONet<Ram, Registers, 16>;
 
 #[test]
 fn entropy() {
@@ -406,6 +413,143 @@ fn disk_drivers_come_and_go() {
                 driver.write_blocks(n + 1, &[n as u8 + 1; 512]).unwrap();
             }
         }
+        assert_eq!(pages_in_use(), 0);
+    });
+}
+
+/// A host side that sends everything back to where it comes from, 8 frames behind at most.
+#[derive(Default)]
+struct Mirror(VecDeque<Vec<u8>>);
+
+impl NetBackend for Mirror {
+    fn name(&self) -> &str {
+        "mirror"
+    }
+
+    fn properties(&self) -> Properties {
+        Properties { mac: None, mtu: 1500, offloads: Offloads::all(), queues: 1 }
+    }
+
+    fn start(&mut self, _sources: Sources<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn send(
+        &mut self,
+        _queue: u16,
+        _header: &Header,
+        frame: Buffers<'_>,
+        _sources: Sources<'_>,
+    ) -> io::Result<()> {
+        if self.0.len() == 8 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let mut bytes = vec![0; frame.total()];
+        frame.copy_to(&mut bytes);
+        // To the sender.
+        bytes.copy_within(6..12, 0);
+        self.0.push_back(bytes);
+        Ok(())
+    }
+
+    fn receive(
+        &mut self,
+        _queue: u16,
+        _header: &mut Header,
+        space: Buffers<'_>,
+        _sources: Sources<'_>,
+    ) -> io::Result<usize> {
+        let frame = self.0.pop_front().ok_or(io::ErrorKind::WouldBlock)?;
+        Ok(space.fill_from(&frame))
+    }
+
+    fn host_ready(&mut self, _event: HostEvent, _sources: Sources<'_>) -> Wake {
+        Wake::default()
+    }
+}
+
+const ADDRESS: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
+
+fn card() -> (Slot, CardHandle) {
+    let card = Card::new(Box::<Mirror>::default(), MacAddr(ADDRESS), Options::default()).unwrap();
+    let handle = card.handle();
+    (Slot::new(card), handle)
+}
+
+/// A frame from us.
+fn frame(len: usize) -> Vec<u8> {
+    let mut frame = pattern(len);
+    frame[..6].fill(0xff);
+    frame[6..12].copy_from_slice(&ADDRESS);
+    frame
+}
+
+/// Waits for a frame and gives its buffer back.
+fn receive_frame(driver: &mut NetDriver) -> Vec<u8> {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Ok(buffer) = driver.receive() {
+            let frame = buffer.packet().to_vec();
+            driver.recycle_rx_buffer(buffer).unwrap();
+            return frame;
+        }
+        assert!(Instant::now() < end, "no frame came");
+    }
+}
+
+#[test]
+fn frames_there_and_back() {
+    guest(|| {
+        let (slot, handle) = card();
+        let mut driver = NetDriver::new(slot.transport(), 2048).unwrap();
+        assert_eq!(driver.mac_address(), ADDRESS);
+        let mut sent = 0;
+        for len in (14..1514).step_by(13).chain([1514, 1518]) {
+            driver.send(TxBuffer::from(&frame(len))).unwrap();
+            let got = receive_frame(&mut driver);
+            assert_eq!(got[..6], ADDRESS);
+            assert!(got[6..] == frame(len)[6..], "{len} bytes");
+            sent += 1;
+        }
+        // More than the MTU allows is taken, and goes nowhere.
+        driver.send(TxBuffer::from(&frame(1519))).unwrap();
+        driver.send(TxBuffer::from(&frame(13))).unwrap();
+        let counters = handle.counters();
+        assert_eq!((counters.sent.frames, counters.received.frames), (sent, sent));
+        assert_eq!((counters.send_drops.too_large, counters.send_drops.malformed), (1, 1));
+    });
+}
+
+/// The driver's buffers are full and so is the host side: everything waits, and goes on when there is room.
+#[test]
+fn frames_wait_for_room_on_both_sides() {
+    guest(|| {
+        let (slot, handle) = card();
+        let mut driver = NetDriver::new(slot.transport(), 2048).unwrap();
+        for round in 0..20 {
+            // 16 in the driver's buffers, 8 in between.
+            for n in 0..24 {
+                driver.send(TxBuffer::from(&frame(60 + n + round))).unwrap();
+            }
+            for n in 0..24 {
+                assert_eq!(receive_frame(&mut driver).len(), 60 + n + round);
+            }
+        }
+        assert_eq!(handle.counters().received.frames, 480);
+        assert_eq!(handle.counters().receive_drops, Default::default());
+    });
+}
+
+#[test]
+fn net_drivers_come_and_go() {
+    guest(|| {
+        let (slot, handle) = card();
+        for n in 0..100 {
+            let mut driver = NetDriver::new(slot.transport(), 2048).unwrap();
+            driver.send(TxBuffer::from(&frame(60 + n))).unwrap();
+            assert_eq!(receive_frame(&mut driver).len(), 60 + n);
+        }
+        assert_eq!(handle.counters().received.frames, 100);
         assert_eq!(pages_in_use(), 0);
     });
 }
