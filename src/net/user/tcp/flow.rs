@@ -122,6 +122,8 @@ pub(super) struct Flow {
     // What there is to do.
     pub readable: bool,
     pub ack: bool,
+    /// How often to say again what is expected: three times make the guest send it at once.
+    pub repeat: u8,
     /// Send the first piece again, or the SYN.
     pub resend: bool,
     pub probe: bool,
@@ -181,6 +183,7 @@ impl Flow {
             host_deaf: false,
             readable: false,
             ack: false,
+            repeat: 0,
             resend: false,
             probe: false,
             starved: false,
@@ -238,7 +241,8 @@ impl Flow {
         match &self.outbound {
             Some(ring) => Ring::SIZE.saturating_sub(ring.len()),
             None if pool.has_any() => Ring::SIZE,
-            None => 0,
+            // The host's socket may take it, and if not, the guest can send it again.
+            None => usize::from(u16::MAX),
         }
     }
 
@@ -272,7 +276,9 @@ impl Flow {
             Phase::Connecting => false,
             Phase::SynReceived | Phase::SynSent => self.resend,
             Phase::TimeWait => self.ack,
-            Phase::Open => self.ack || self.resend || self.probe || self.can_send(),
+            Phase::Open => {
+                self.ack || self.repeat > 0 || self.resend || self.probe || self.can_send()
+            }
         }
     }
 

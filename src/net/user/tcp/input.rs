@@ -179,6 +179,10 @@ impl Flow {
         if known != 0 || span == 0 {
             // Ahead of what is expected, or all of it known: what is expected is said again.
             let partly_new = (known as i32) > 0 && known < span;
+            if (known as i32) < 0 && span > 0 && !self.guest_ended {
+                self.repeat = 3.min(self.repeat + 1);
+                return;
+            }
             if !partly_new {
                 self.ack |= known != 0;
                 return;

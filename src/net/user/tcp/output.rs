@@ -97,6 +97,7 @@ impl Flow {
                 self.last = now;
             }
             Data::None if self.ack => {}
+            Data::None if self.repeat > 0 => self.repeat -= 1,
             Data::None => return Ok(None),
             Data::End => flags |= FIN,
         }
@@ -136,10 +137,9 @@ impl Flow {
                 let left = end.wrapping_sub(self.next);
                 limit = limit.min(if left as i32 > 0 { left as usize } else { 0 });
             }
-            None if self.next == self.sent => {
-                if self.starved || !self.inbound.may_have(offset, self.readable) {
-                    return Ok(Data::None);
-                }
+            None if self.next != self.sent => {}
+            None if self.starved || !self.inbound.may_have(offset, self.readable) => {
+                return Ok(Data::None);
             }
             None => {}
         }
