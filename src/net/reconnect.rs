@@ -15,6 +15,9 @@ const LAST: Duration = Duration::from_secs(5);
 /// everybody away is not to be asked ten times a second.
 const HELD: Duration = Duration::from_secs(1);
 
+/// How long a card that has lost a frame may leave the next ones where they are.
+pub(super) const AGAIN: Duration = Duration::from_millis(1);
+
 /// How long a peer may take to answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 

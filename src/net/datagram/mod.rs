@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{SocketAddrUnix, SocketType};
 
 use self::folder::Folder;
-use super::reconnect::{Backoff, Target};
+use super::reconnect::{AGAIN, Backoff, Target};
 use super::stream::MTU;
 use super::stream::link::LEAST;
 use super::{Header, NetBackend, Offloads, Properties, Wake, socket};
@@ -65,6 +65,8 @@ pub struct Datagram {
     at: Option<Instant>,
     /// The peer was lost in a call that could not say so.
     lost: Option<Instant>,
+    /// A frame was lost, and what is behind it is not to wait for more from the peer should the card leave it there.
+    again: Option<Instant>,
     /// Waiting until the socket takes more.
     blocked: bool,
     /// Waiting until the system has memory, which it does not tell.
@@ -93,6 +95,7 @@ impl Datagram {
             up: false,
             at: None,
             lost: None,
+            again: None,
             blocked: false,
             stalled: None,
             stall: SHORT,
@@ -255,8 +258,12 @@ impl NetBackend for Datagram {
             return Err(io::ErrorKind::WouldBlock.into());
         };
         *header = Header::default();
+        self.again = None;
         match socket::receive_datagram(socket, space) {
-            Ok(frame) if frame.cut || frame.len < LEAST => Err(io::ErrorKind::InvalidData.into()),
+            Ok(frame) if frame.cut || frame.len < LEAST => {
+                self.again = Some(Instant::now() + AGAIN);
+                Err(io::ErrorKind::InvalidData.into())
+            }
             Ok(frame) => Ok(frame.len),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             Err(error) => {
@@ -281,7 +288,7 @@ impl NetBackend for Datagram {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.lost, self.at, self.stalled].into_iter().flatten().min()
+        [self.lost, self.at, self.again, self.stalled].into_iter().flatten().min()
     }
 
     fn timer(&mut self, sources: Sources<'_>) -> Wake {
@@ -290,8 +297,10 @@ impl NetBackend for Datagram {
             self.connect(sources);
         }
         let rested = self.stalled.take_if(|until| *until <= now).is_some();
+        let again = self.again.take_if(|until| *until <= now).is_some();
         let mut wake = self.wake(before);
         wake.send |= rested && self.up;
+        wake.receive |= again && self.up;
         wake
     }
 

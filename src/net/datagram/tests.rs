@@ -154,6 +154,21 @@ fn what_is_no_frame_is_lost_and_nothing_else() {
 }
 
 #[test]
+fn frames_behind_one_that_was_lost_do_not_wait_for_others() {
+    let (ours, peer) = UnixDatagram::pair().unwrap();
+    let mut rig = Rig::start(Datagram::from_fd(ours.into(), DatagramOptions::default()));
+    for len in [3, 60, 61] {
+        peer.send(&frame(len, 1)).unwrap();
+    }
+    rig.settle();
+    rig.lose();
+    assert_eq!(rig.frame(), frame(60, 1));
+    rig.lose();
+    assert_eq!(rig.receive(), None);
+    rig.until("the end of it", |rig| rig.backend.deadline().is_none());
+}
+
+#[test]
 fn a_given_socket_is_not_connected_again_and_costs_nothing_then() {
     let (ours, peer) = UnixDatagram::pair().unwrap();
     let mut rig = Rig::start(Datagram::from_fd(ours.into(), DatagramOptions::default()));

@@ -16,7 +16,7 @@ use rustix::net::SocketType;
 
 use super::inbox::Inbox;
 use crate::memory::Buffers;
-use crate::net::reconnect::{Backoff, PATIENCE, Target};
+use crate::net::reconnect::{AGAIN, Backoff, PATIENCE, Target};
 use crate::net::{Properties, Wake, socket};
 use crate::virtio::{HostEvent, Interest, Sources};
 
@@ -88,6 +88,8 @@ pub(in crate::net) struct Link<P> {
     at: Option<Instant>,
     /// The peer was lost in a call that could not say so.
     lost: Option<Instant>,
+    /// A frame was lost, and what is behind it is not to wait for more from the peer should the card leave it there.
+    again: Option<Instant>,
     inbox: Inbox,
     /// The rest of what was begun. There is some only while `blocked`.
     outbox: Vec<u8>,
@@ -105,6 +107,7 @@ impl<P: Protocol> Link<P> {
             state: State::Down,
             at: None,
             lost: None,
+            again: None,
             inbox: Inbox::new(),
             outbox: Vec::new(),
             sent: 0,
@@ -129,7 +132,7 @@ impl<P: Protocol> Link<P> {
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        self.lost.or(self.at)
+        [self.lost, self.at, self.again].into_iter().flatten().min()
     }
 
     pub fn timer(&mut self, sources: Sources<'_>) -> Wake {
@@ -141,7 +144,10 @@ impl<P: Protocol> Link<P> {
                 State::Up(_) => self.at = None,
             }
         }
-        self.wake(before)
+        let again = self.again.take_if(|again| *again <= Instant::now()).is_some();
+        let mut wake = self.wake(before);
+        wake.receive |= again && self.is_up();
+        wake
     }
 
     pub fn host_ready(&mut self, event: HostEvent, sources: Sources<'_>) -> Wake {
@@ -216,6 +222,7 @@ impl<P: Protocol> Link<P> {
     }
 
     pub fn receive(&mut self, space: Buffers<'_>, sources: Sources<'_>) -> io::Result<usize> {
+        self.again = None;
         while self.is_up() {
             let data = self.inbox.data();
             if let Some(prefix) = prefix::<P>(data) {
@@ -227,7 +234,11 @@ impl<P: Protocol> Link<P> {
                 if let Some(frame) = data.get(P::PREFIX..P::PREFIX + length) {
                     let fits = length >= LEAST && space.fill_from(frame) == length;
                     self.inbox.consume(P::PREFIX + length);
-                    return if fits { Ok(length) } else { Err(io::ErrorKind::InvalidData.into()) };
+                    if fits {
+                        return Ok(length);
+                    }
+                    self.again = Some(Instant::now() + AGAIN);
+                    return Err(io::ErrorKind::InvalidData.into());
                 }
             }
             if !self.fill(sources) {
@@ -326,7 +337,7 @@ impl<P: Protocol> Link<P> {
         }
         self.inbox.clear();
         self.outbox.clear();
-        (self.sent, self.blocked) = (0, false);
+        (self.sent, self.blocked, self.again) = (0, false, None);
         self.at = self.backoff.failed(P::NAME, &self.target, why);
         if up {
             self.lost = Some(Instant::now());

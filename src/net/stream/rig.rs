@@ -136,6 +136,17 @@ impl<B: NetBackend> Rig<B> {
         None
     }
 
+    /// Loses the next frame, and leaves the host side alone until it calls.
+    pub fn lose(&mut self) {
+        let mut space = [0; 1];
+        let list = BufferList::from(space.as_mut_slice());
+        let sources = Sources::new(self.poll.registry());
+        let error =
+            self.backend.receive(0, &mut Header::default(), list.all(), sources).unwrap_err();
+        assert_ne!(error.kind(), io::ErrorKind::WouldBlock);
+        self.can_receive = false;
+    }
+
     /// Turns until there is a frame.
     pub fn frame(&mut self) -> Vec<u8> {
         let mut frame = None;

@@ -149,6 +149,20 @@ fn frames_that_do_not_fit_and_frames_that_are_none_are_lost_and_no_others() {
 }
 
 #[test]
+fn frames_behind_one_that_was_lost_do_not_wait_for_others() {
+    let (mut rig, mut peer) = pair();
+    for len in [3, 60, 61] {
+        peer.write_all(&framed(&frame(len, 1))).unwrap();
+    }
+    rig.settle();
+    rig.lose();
+    assert_eq!(rig.frame(), frame(60, 1));
+    rig.lose();
+    assert_eq!(rig.receive(), None);
+    rig.until("the end of it", |rig| rig.backend.deadline().is_none());
+}
+
+#[test]
 fn a_length_that_is_none_ends_the_connection_and_the_next_one_works() {
     let (_folder, path, listener) = listening();
     let mut rig = Rig::start(Stream::unix(&path));
