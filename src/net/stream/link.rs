@@ -248,6 +248,12 @@ impl<P: Protocol> Link<P> {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
+    /// As if the peer's time had passed.
+    #[cfg(test)]
+    pub fn lose_patience(&mut self) {
+        self.at = self.at.map(|_| Instant::now());
+    }
+
     fn connect(&mut self, sources: Sources<'_>) {
         self.at = None;
         let attempt = match &mut self.target {

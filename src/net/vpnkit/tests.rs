@@ -190,6 +190,24 @@ fn a_server_of_another_version_may_go_on_or_hang_up() {
 }
 
 #[test]
+fn a_server_that_says_nothing_is_given_up() {
+    let server = Server::new();
+    let mut rig = Rig::start(server.client());
+    for said in [&[][..], &init(22)] {
+        let mut peer = server.accept(&mut rig);
+        peer.write_all(said).unwrap();
+        rig.settle();
+        assert!(rig.backend.deadline().is_some(), "nobody waits for ever");
+        rig.backend.0.lose_patience();
+        rig.settle();
+        assert!(!rig.link);
+        peer.read_to_end(&mut Vec::new()).unwrap();
+    }
+    let (mut peer, _) = server.agree(&mut rig, &vif(1500, 1550, MAC));
+    works(&mut rig, &mut peer);
+}
+
+#[test]
 fn what_is_no_server_is_left_alone_and_asked_again_later() {
     let server = Server::new();
     let mut rig = Rig::start(server.client());
