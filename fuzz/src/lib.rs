@@ -9,6 +9,7 @@
 
 pub mod chipset;
 pub mod device;
+pub mod dns_dhcp;
 pub mod kernel;
 pub mod net_stream;
 pub mod ops;
@@ -17,4 +18,5 @@ pub mod queue;
 pub mod ring;
 pub mod seeds;
 pub mod serial;
+pub mod user_frames;
 pub mod virtio_mmio;

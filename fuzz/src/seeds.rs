@@ -3,7 +3,9 @@
 //! `cargo run --example seeds` in this folder writes them to `corpus/`; a test compares the two.
 
 use crate::ops::{Encode, unparse};
-use crate::{chipset, kernel, net_stream, qcow2, queue, serial, virtio_mmio};
+use crate::{
+    chipset, dns_dhcp, kernel, net_stream, qcow2, queue, serial, user_frames, virtio_mmio,
+};
 
 /// An input: its target, its name, its bytes.
 pub type Seed = (&'static str, &'static str, Vec<u8>);
@@ -20,6 +22,8 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(chipset());
     seeds.extend(kernel());
     seeds.extend(net_stream());
+    seeds.extend(user_frames());
+    seeds.extend(dns_dhcp());
     seeds.extend(qcow2());
     seeds
 }
@@ -576,6 +580,105 @@ fn net_stream() -> impl Iterator<Item = Seed> {
             ("server-other", server, vec![Op::Bytes { count: 400, value: 86 }]),
         ],
     )
+}
+
+fn user_frames() -> impl Iterator<Item = Seed> {
+    use user_frames::{Head, Op};
+    let [plain, offloaded] = [0, u16::MAX].map(|offloads| Head { offloads });
+    let send = Op::Send { times: 0, flags: 0 };
+    let all = Op::Receive { count: 255, space: u16::MAX };
+    let host = Op::Host { length: 500, end: 0 };
+    let segment = |flags, sequence, length| Op::Segment {
+        flags,
+        sequence,
+        acknowledged: 0,
+        window: 9000,
+        length,
+    };
+    let answered = |kind| vec![Op::Good { kind }, send, host, Op::Turn {}, all];
+    let every = (0..12).flat_map(answered).collect();
+    // SYN, then data both ways, then both ends.
+    let connection = vec![
+        segment(2, 0, 0),
+        Op::Turn {},
+        all,
+        segment(0x10, 1, 0),
+        segment(0x18, 1, 700),
+        Op::Turn {},
+        host,
+        all,
+        segment(0x10, 701, 0),
+        Op::Host { length: 9000, end: 1 },
+        all,
+        segment(0x11, 701, 0),
+        Op::Turn {},
+        all,
+    ];
+    let part = |offset, length, more| Op::Part { ident: 1, offset, length, more };
+    seeds(
+        "user_frames",
+        [
+            ("every-sort", plain, every),
+            ("datagram", offloaded, answered(1)),
+            ("connection", plain, connection.clone()),
+            ("connection-offloaded", offloaded, connection),
+            ("syn-flood", plain, vec![segment(2, 0, 0); 40]),
+            ("parts", plain, vec![part(0, 800, 1), part(100, 800, 0), all]),
+            ("parts-overlap", plain, vec![part(0, 800, 1), part(50, 800, 0), part(0, 8, 1)]),
+            (
+                "question-reset",
+                plain,
+                vec![Op::Good { kind: 5 }, send, Op::Reset {}, Op::Host { length: 0, end: 2 }, all],
+            ),
+            (
+                "no-room",
+                plain,
+                vec![
+                    Op::Good { kind: 6 },
+                    Op::Send { times: 31, flags: 0 },
+                    Op::Receive { count: 9, space: 20 },
+                ],
+            ),
+            (
+                "options",
+                plain,
+                vec![
+                    Op::Good { kind: 1 },
+                    Op::Patch { at: 14, len: 0, value: 0x4f },
+                    Op::Seal {},
+                    send,
+                ],
+            ),
+        ],
+    )
+}
+
+fn dns_dhcp() -> impl Iterator<Item = Seed> {
+    use dns_dhcp::{DHCP, DNS, REPLY};
+    let question = |name: &[u8]| user_frames::question(name);
+    let reply = |mut message: Vec<u8>, records: &[u8]| {
+        message[2] |= 0x80;
+        message[7] = u8::from(!records.is_empty());
+        message.extend(records);
+        message
+    };
+    let example = || question(b"\x07example\x03org");
+    let address = b"\xc0\x0c\0\x01\0\x01\0\0\0\x05\0\x04\xcb\0\x71\x07";
+    let seeds = [
+        ("discover", DHCP, user_frames::dhcp(1)),
+        ("request", DHCP, user_frames::dhcp(3)),
+        ("inform", DHCP, user_frames::dhcp(8)),
+        ("known", DNS, question(b"\x04host\x08internal")),
+        ("unknown", DNS, example()),
+        ("pointer", DNS, question(b"\x012\x0265\x03168\x03192\x07in-addr\x04arpa")),
+        ("loop", DNS, question(b"\xc0\x0c")),
+        ("reply", REPLY, reply(example(), address)),
+        ("reply-empty", REPLY, reply(example(), b"")),
+        ("reply-to-other", REPLY, reply(question(b"\x07example\x03com"), address)),
+    ];
+    seeds
+        .into_iter()
+        .map(|(name, service, message)| ("dns_dhcp", name, [vec![service], message].concat()))
 }
 
 fn qcow2() -> impl Iterator<Item = Seed> {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use hyperkit_fuzz::{chipset, kernel, net_stream, qcow2, queue, seeds, serial, virtio_mmio};
+use hyperkit_fuzz::{
+    chipset, dns_dhcp, kernel, net_stream, qcow2, queue, seeds, serial, user_frames, virtio_mmio,
+};
 
 #[test]
 fn the_corpus_is_what_the_seeds_say() {
@@ -39,6 +41,7 @@ fn every_target_survives_its_seeds() {
         eprintln!("{target}/{name}");
         match target {
             "chipset" => chipset::run(&bytes),
+            "dns_dhcp" => dns_dhcp::run(&bytes),
             "kernel" => kernel::run(&bytes),
             "net_stream" => net_stream::run(&bytes),
             "qcow2" => qcow2::run(&bytes),
@@ -46,6 +49,7 @@ fn every_target_survives_its_seeds() {
             "queue_console" => queue::console(&bytes),
             "queue_rng" => queue::rng(&bytes),
             "serial" => serial::run(&bytes),
+            "user_frames" => user_frames::run(&bytes),
             "virtio_mmio" => virtio_mmio::run(&bytes),
             other => panic!("no target {other}"),
         }
