@@ -12,3 +12,5 @@ mod guest;
 mod hostile;
 mod leaks;
 mod names;
+#[cfg(target_os = "linux")]
+mod outside;
