@@ -4,6 +4,9 @@
 //! callgrind, with two numbers for each operation, and divides the difference by the difference: what happens once
 //! cancels out. Beside each figure it prints the one that the table in `benches/README.md` has.
 
+#[path = "support/net.rs"]
+mod net;
+
 use std::env;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
@@ -44,7 +47,7 @@ struct Operation {
     within: Option<&'static str>,
 }
 
-const OPERATIONS: [Operation; 15] = [
+const OPERATIONS: [Operation; 21] = [
     Operation { name: "port write", run: port_writes, within: None },
     Operation { name: "MMIO write", run: mmio_writes, within: None },
     Operation { name: "serial byte", run: |n| serial_bytes(n, Port::default()), within: None },
@@ -52,17 +55,23 @@ const OPERATIONS: [Operation; 15] = [
     Operation { name: "QueueNotify", run: kicks, within: None },
     Operation { name: "rng request", run: rng_requests, within: Some(TURN) },
     Operation { name: "console output request", run: console_requests, within: Some(TURN) },
-    disk("disk in memory, 4 KiB read", |n| disk_requests(n, false, VIRTIO_BLK_T_IN, 4 << 10)),
-    disk("disk in memory, 4 KiB write", |n| disk_requests(n, false, VIRTIO_BLK_T_OUT, 4 << 10)),
-    disk("disk in memory, 128 KiB read", |n| disk_requests(n, false, VIRTIO_BLK_T_IN, 128 << 10)),
-    disk("disk in memory, flush", |n| disk_requests(n, false, VIRTIO_BLK_T_FLUSH, 0)),
-    disk("disk in a file, 4 KiB read", |n| disk_requests(n, true, VIRTIO_BLK_T_IN, 4 << 10)),
-    disk("disk in a file, 4 KiB write", |n| disk_requests(n, true, VIRTIO_BLK_T_OUT, 4 << 10)),
-    disk("disk in a file, 128 KiB read", |n| disk_requests(n, true, VIRTIO_BLK_T_IN, 128 << 10)),
-    disk("disk in a file, flush", |n| disk_requests(n, true, VIRTIO_BLK_T_FLUSH, 0)),
+    turn("disk in memory, 4 KiB read", |n| disk_requests(n, false, VIRTIO_BLK_T_IN, 4 << 10)),
+    turn("disk in memory, 4 KiB write", |n| disk_requests(n, false, VIRTIO_BLK_T_OUT, 4 << 10)),
+    turn("disk in memory, 128 KiB read", |n| disk_requests(n, false, VIRTIO_BLK_T_IN, 128 << 10)),
+    turn("disk in memory, flush", |n| disk_requests(n, false, VIRTIO_BLK_T_FLUSH, 0)),
+    turn("disk in a file, 4 KiB read", |n| disk_requests(n, true, VIRTIO_BLK_T_IN, 4 << 10)),
+    turn("disk in a file, 4 KiB write", |n| disk_requests(n, true, VIRTIO_BLK_T_OUT, 4 << 10)),
+    turn("disk in a file, 128 KiB read", |n| disk_requests(n, true, VIRTIO_BLK_T_IN, 128 << 10)),
+    turn("disk in a file, flush", |n| disk_requests(n, true, VIRTIO_BLK_T_FLUSH, 0)),
+    turn("frame of 64 bytes sent", |n| frames(n, 64, net::Driver::send)),
+    turn("frame of 1500 bytes sent", |n| frames(n, 1514, net::Driver::send)),
+    turn("frame of 64 KiB sent", |n| frames(n, 65550, net::Driver::send)),
+    turn("frame of 64 bytes received", |n| frames(n, 64, net::Driver::receive)),
+    turn("frame of 1500 bytes received", |n| frames(n, 1514, net::Driver::receive)),
+    turn("frame of 64 KiB received", |n| frames(n, 65550, net::Driver::receive)),
 ];
 
-const fn disk(name: &'static str, run: fn(u64)) -> Operation {
+const fn turn(name: &'static str, run: fn(u64)) -> Operation {
     Operation { name, run, within: Some(TURN) }
 }
 
@@ -252,6 +261,13 @@ fn disk_requests(count: u64, in_file: bool, kind: u32, len: u32) {
         }
         assert_eq!(guest.memory.read_obj::<u8>(GuestAddress(status)).unwrap(), 0);
     }
+}
+
+/// Frames of `len` bytes through a card with nothing behind it; large ones come by eights.
+fn frames(count: u64, len: usize, run: fn(&mut net::Driver, u64)) {
+    let mut driver = net::Driver::new(len, Counted);
+    let burst = if len > 1514 { 8 } else { BURST };
+    (0..count / burst).for_each(|_| run(&mut driver, burst));
 }
 
 /// Instructions of this program doing `operation` so often.

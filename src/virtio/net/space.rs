@@ -127,17 +127,17 @@ impl Space {
         receive: impl FnOnce(Buffers<'_>) -> io::Result<usize>,
     ) -> io::Result<(usize, MacAddr)> {
         let bounce;
-        let frame = match room {
-            Room::Enough => self.list.all(),
+        let (frame, most) = match room {
+            Room::Enough => (self.list.all(), self.room),
             Room::Little => {
                 self.bounce.resize(LONGEST, 0);
                 bounce = BufferList::from(&mut self.bounce[..]);
-                bounce.all()
+                (bounce.all(), LONGEST)
             }
             Room::None => return Err(io::ErrorKind::WouldBlock.into()),
         };
         let len = receive(frame)?;
-        if len > frame.total() {
+        if len > most {
             return Err(io::ErrorKind::InvalidData.into());
         }
         Ok((len, destination(frame)))
