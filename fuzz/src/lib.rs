@@ -15,6 +15,7 @@ pub mod net_stream;
 pub mod ops;
 pub mod qcow2;
 pub mod queue;
+pub mod queue_net;
 pub mod ring;
 pub mod seeds;
 pub mod serial;

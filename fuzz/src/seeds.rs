@@ -4,7 +4,8 @@
 
 use crate::ops::{Encode, unparse};
 use crate::{
-    chipset, dns_dhcp, kernel, net_stream, qcow2, queue, serial, user_frames, virtio_mmio,
+    chipset, dns_dhcp, kernel, net_stream, qcow2, queue, queue_net, serial, user_frames,
+    virtio_mmio,
 };
 
 /// An input: its target, its name, its bytes.
@@ -18,6 +19,7 @@ pub fn all() -> Vec<Seed> {
         seeds.extend(queue(target));
     }
     seeds.extend(queue_blk());
+    seeds.extend(queue_net());
     seeds.extend(serial());
     seeds.extend(chipset());
     seeds.extend(kernel());
@@ -267,6 +269,79 @@ fn queue(target: &'static str) -> impl Iterator<Item = Seed> {
                     Op::Poke { place: 2, offset: 0x1002, len: 1, value: 9 },
                     kick(0),
                 ],
+            ),
+        ],
+    )
+}
+
+fn queue_net() -> impl Iterator<Item = Seed> {
+    use queue_net::{Head, Op};
+    let head = |without, seed| Head { size: 6, seed, without };
+    let kick = |queue| Op::Kick { queue };
+    let post = |queue, count, len, how| Op::Post { queue, count, len, how };
+    let send = |gso_type, sizes, len| Op::Send {
+        queue: 1,
+        flags: 1,
+        gso_type,
+        sizes,
+        csum: 34 | 16 << 16,
+        len,
+    };
+    let traffic = |len: u16, how: u8| {
+        vec![
+            post(0, 15, len, how),
+            kick(0),
+            Op::Host { frames: 200, wake: 1 },
+            send(0, 0, 90),
+            send(1, 54 | 1448 << 16, 4000),
+            send(0, 0, 4000),
+            send(1, 0, 4000),
+            send(5, 54 | 1448 << 16, 0),
+            kick(1),
+            Op::Settle {},
+            post(0, 15, len, how),
+            kick(0),
+            Op::Host { frames: 50, wake: 7 },
+            Op::Settle {},
+        ]
+    };
+    let command = |class, command, len, value| Op::Command { class, command, len, value };
+    let commands = vec![
+        command(0, 0, 1, 1),
+        command(1, 0, 8, 0),
+        command(1, 0, 14, 1),
+        command(1, 0, 8, 0xffff_ffff),
+        command(1, 1, 6, 0x52),
+        command(4, 0, 2, 2),
+        command(4, 0, 2, 3),
+        command(5, 0, 8, 0),
+        command(9, 9, 255, 9),
+        kick(4),
+        Op::Settle {},
+    ];
+    let owner = |what| Op::Owner { what };
+    seeds(
+        "queue_net",
+        [
+            ("large-buffers", head(0, 3), traffic(0xff00, 0)),
+            ("small-buffers", head(0, 5), traffic(2000, 1)),
+            ("tiny-buffers", head(0, 7), traffic(13, 0)),
+            ("too-small-buffers", head(0, 9), traffic(11, 0)),
+            ("not-mergeable", head(1 << 15, 11), traffic(2000, 0)),
+            ("nothing-negotiated", head(u32::MAX, 13), traffic(2000, 0)),
+            ("commands", head(0, 15), [commands.clone(), traffic(2000, 0)].concat()),
+            (
+                "pauses-and-resets",
+                head(0, 17),
+                [
+                    traffic(2000, 0),
+                    vec![owner(0), post(0, 9, 2000, 0), kick(0), owner(2), owner(1)],
+                    vec![Op::Restart { without: 1 << 22 }],
+                    traffic(2000, 1),
+                    vec![owner(3), Op::Index { queue: 0, index: 999 }, kick(0)],
+                    commands,
+                ]
+                .concat(),
             ),
         ],
     )

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use hyperkit_fuzz::{
-    chipset, dns_dhcp, kernel, net_stream, qcow2, queue, seeds, serial, user_frames, virtio_mmio,
+    chipset, dns_dhcp, kernel, net_stream, qcow2, queue, queue_net, seeds, serial, user_frames,
+    virtio_mmio,
 };
 
 #[test]
@@ -47,6 +48,7 @@ fn every_target_survives_its_seeds() {
             "qcow2" => qcow2::run(&bytes),
             "queue_blk" => queue::blk(&bytes),
             "queue_console" => queue::console(&bytes),
+            "queue_net" => queue_net::run(&bytes),
             "queue_rng" => queue::rng(&bytes),
             "serial" => serial::run(&bytes),
             "user_frames" => user_frames::run(&bytes),
