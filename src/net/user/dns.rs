@@ -215,7 +215,7 @@ impl Dns {
             return Err(io::Error::other("there are too many questions under way"));
         }
         let (attempt, socket) = connect(&servers, 0)?;
-        copy(&mut bytes, 0, &random()?.to_be_bytes());
+        copy(&mut bytes, 0, &random().to_be_bytes());
         let until = Instant::now() + PATIENCE;
         let query = Query { socket, client, asked, number, bytes, end, servers, attempt, until };
         sources.add(&query.socket, self.first_token + slot as u32, Interest::READABLE)?;
@@ -369,10 +369,10 @@ fn connect(servers: &[SocketAddr], from: usize) -> io::Result<(usize, UdpSocket)
     Err(last)
 }
 
-fn random() -> io::Result<u16> {
-    let mut bytes = [0; 2];
-    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
-    Ok(u16::from_ne_bytes(bytes))
+/// A number that cannot be foreseen.
+fn random() -> u16 {
+    let [a, b, ..] = uuid::Uuid::new_v4().into_bytes();
+    u16::from_ne_bytes([a, b])
 }
 
 /// Takes a question apart, and tells where in the message it ends.
