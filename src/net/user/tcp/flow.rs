@@ -26,6 +26,8 @@ const SYN_TRIES: u32 = 6;
 const MEMORY_PAUSE: Duration = Duration::from_millis(50);
 /// For how long a connection that is over is remembered, in case that the guest has not heard our last word.
 const TIME_WAIT: Duration = Duration::from_secs(1);
+/// No time-out is longer than this, so that it can be told when it is over: ten years.
+const MAX_SILENCE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// Our windows are shifted by this much, if the guest can do that.
 pub(super) const SCALE: u8 = 4;
 /// The least that a guest can ask for as its largest segment.
@@ -307,12 +309,13 @@ impl Flow {
 
     /// For how long nothing may be heard.
     fn silence(&self, config: &Config) -> Duration {
-        match self.phase {
+        let silence = match self.phase {
             Phase::Connecting | Phase::SynReceived | Phase::SynSent => config.half_open,
             Phase::TimeWait => TIME_WAIT,
             Phase::Open if self.guest_ended || self.end.is_some() => config.half_closed,
             Phase::Open => config.idle,
-        }
+        };
+        silence.min(MAX_SILENCE)
     }
 
     /// How long to wait for the guest's answer.

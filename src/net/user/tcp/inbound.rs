@@ -44,8 +44,9 @@ impl Inbound {
         match self {
             Self::Socket { .. } => readable,
             Self::Ring { ring, end } => {
-                let (len, full) = ring.as_ref().map_or((0, false), |r| (r.len(), r.is_full()));
-                len > offset || end.is_some() || (readable && !full)
+                let state = ring.as_ref().map(|ring| (ring.len(), ring.is_crowded()));
+                let (len, crowded) = state.unwrap_or_default();
+                len > offset || end.is_some() || (readable && !crowded)
             }
         }
     }
@@ -80,7 +81,8 @@ impl Inbound {
                     None => pool.take().ok_or(ErrorKind::OutOfMemory)?,
                 };
                 let wanted = into.total();
-                while *readable && end.is_none() && ring.len() < offset.saturating_add(wanted) {
+                let enough = offset.saturating_add(wanted);
+                while *readable && end.is_none() && ring.len() < enough && !ring.is_crowded() {
                     let spare = ring.spare();
                     let most = spare.len().min(CHUNK);
                     let Some(room @ [_, ..]) = spare.get_mut(..most) else { break };

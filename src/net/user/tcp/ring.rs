@@ -19,6 +19,11 @@ impl Ring {
         self.len >= self.bytes.len()
     }
 
+    /// It is not worth reading more into it now: small pieces cost as much as large ones, and there will be room.
+    pub fn is_crowded(&self) -> bool {
+        self.len > Self::SIZE / 8 * 7
+    }
+
     /// Free memory, though maybe not all of it.
     pub fn spare(&mut self) -> &mut [u8] {
         let (start, size) = (self.head + self.len, self.bytes.len());
@@ -64,7 +69,7 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Rings that are kept for the next in need.
-    const KEPT: usize = 8;
+    const KEPT: usize = 2;
 
     /// Rings of `memory` bytes in all, but one for each direction at least.
     pub fn new(memory: usize) -> Self {

@@ -60,6 +60,8 @@ impl Host {
             // The guest has decided already what is worth a segment.
             sockopt::set_tcp_nodelay(&self.fd, true)?;
             sockopt::set_socket_keepalive(&self.fd, true)?;
+            // Urgent data is data: left out of the stream, it would make holes where it is peeked at.
+            sockopt::set_socket_oobinline(&self.fd, true)?;
         }
         Ok(self)
     }

@@ -121,6 +121,22 @@ fn a_silent_connection_ends_after_its_time() {
 }
 
 #[test]
+fn a_connection_may_be_silent_for_ever() {
+    let listener = listener();
+    let forever = Duration::MAX;
+    let config =
+        Config { idle: forever, half_open: forever, half_closed: forever, ..Config::default() };
+    let mut peer = Peer::new(lab(config, &listener));
+    let mut stream = connect(&mut peer, &listener, 1);
+    peer.push(b"hello");
+    let mut got = [0; 5];
+    stream.read_exact(&mut got).unwrap();
+    peer.end();
+    assert!(peer.lab.tcp.deadline().is_some());
+    assert_eq!((&got, peer.lab.flows()), (b"hello", 1));
+}
+
+#[test]
 fn half_open_connections_end_after_their_time() {
     let listener = listener();
     let mut peer = Peer::new(lab(Config::default(), &listener));

@@ -238,6 +238,21 @@ fn a_reset_of_the_host_resets_the_guest_after_what_was_sent_before() {
 }
 
 #[test]
+fn urgent_data_of_the_host_is_data() {
+    let (mut peer, mut stream) = pair();
+    stream.write_all(b"one ").unwrap();
+    rustix::net::send(&stream, b"two ", rustix::net::SendFlags::OOB).unwrap();
+    stream.write_all(b"three").unwrap();
+    assert_eq!(peer.take(13, false), b"one two three");
+    peer.lab.pass();
+    // The same once more.
+    peer.acknowledged = peer.acknowledged.wrapping_sub(13);
+    assert_eq!(peer.take(13, true), b"one two three");
+    stream.write_all(b" four").unwrap();
+    assert_eq!(peer.take(5, true), b" four");
+}
+
+#[test]
 fn a_host_that_ends_without_reading_all_resets_the_guest() {
     let (mut peer, stream) = pair();
     peer.push(b"never read");
