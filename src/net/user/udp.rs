@@ -142,7 +142,6 @@ impl Flows {
         flow.used = now;
         flow.remember(Peer { guest: destination, host: target });
         flow.set_hops(packet.hops);
-        // Those in the world are one step behind us.
         let mut sent = flow.socket.send_to(data, target);
         if sent.is_err() {
             // It may have been about an earlier one.

@@ -7,7 +7,7 @@ use smoltcp::wire::{EthernetProtocol, IpProtocol};
 
 use super::counters::Tally;
 use super::forward::Shared;
-use super::frame::{Ends, Outbox};
+use super::outbox::{Ends, Outbox};
 use crate::net::MacAddr;
 
 /// The guest's side of the network.
