@@ -158,10 +158,10 @@ impl NetBackend for Host {
         if state.good {
             return Ok(space.fill_from(&[0xff; 60]));
         }
-        if draw % 8 == 0 {
+        if draw.is_multiple_of(8) {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        if draw % 4 == 0 {
+        if draw.is_multiple_of(4) {
             let (low, high) = (draw.to_le_bytes(), state.draw().to_le_bytes());
             let mut bytes = [0; Header::LEN];
             bytes[..8].copy_from_slice(&low);
@@ -192,7 +192,7 @@ impl NetBackend for Host {
 
     fn link(&self) -> bool {
         let mut state = self.state();
-        state.draw() % 16 != 0 || state.good
+        !state.draw().is_multiple_of(16) || state.good
     }
 }
 
