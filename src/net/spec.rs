@@ -91,7 +91,7 @@ impl Net {
 
     /// Features that the card is not to offer, though it could.
     pub fn without(mut self, features: Features) -> Self {
-        self.without = self.without | features;
+        self.without |= features;
         self
     }
 

@@ -49,7 +49,7 @@ fn boot(flavour: Flavour, cpus: u32, memory: u64, change: impl FnOnce(VmBuilder)
     let off = now - number("clock");
     assert!((-0.5..2.0).contains(&off), "the guest's clock is {off} s behind");
     assert!(!seen["release"].is_empty());
-    assert_eq!(number("cpus"), cpus.into());
+    assert_eq!(number("cpus"), f64::from(cpus));
     let given = memory as f64 / 1024.0;
     let found = number("memory");
     assert!(found < given && found > given * 0.9 - 65536.0, "{found} KiB of {given}");
