@@ -24,10 +24,9 @@ pub fn net(text: &str) -> Result<Net, String> {
         ("tap", name) => Net::tap(name),
         ("stream", path) => Net::stream(path),
         ("datagram", path) => {
-            let mut datagram = DatagramOptions::default();
-            datagram.magic = options.iter().any(|option| option == "magic");
+            let magic = options.iter().any(|option| option == "magic");
             options.retain(|option| option != "magic");
-            Datagram::unix(path, datagram).into()
+            Datagram::unix(path, DatagramOptions { magic, ..Default::default() }).into()
         }
         ("vpnkit", path) => {
             let mut vpnkit = Net::vpnkit(path);
