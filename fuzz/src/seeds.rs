@@ -787,7 +787,7 @@ fn qcow2() -> impl Iterator<Item = Seed> {
         // The refcount of the last cluster is 0, and that of many more 1.
         ("nothing-free", kind(1), entry(0, 3, u64::MAX)),
         ("data-is-free", kind(1), entry(0, 1, 1 << 48)),
-        ("compressed", kind(1), entry(3, 1, 1 << 62 | 5 * 512)),
+        ("compressed", kind(1), entry(3, 1, (1 << 62) | (5 * 512))),
         ("compressed-header", kind(1), entry(3, 1, 1 << 62)),
         ("zeros-with-a-place", kind(1), entry(3, 0, 1 << 63 | (5 * 512) | 1)),
         ("data-over-the-header", kind(3), entry(3, 2, 1 << 63)),
