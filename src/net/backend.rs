@@ -150,6 +150,9 @@ pub struct Wake {
 }
 
 /// The host side of a network card.
+///
+/// After the card has sent something it asks for frames at once, and after it has received some it tries again to send:
+/// a host side that only answers needs no [`Wake`].
 pub trait NetBackend: Send {
     /// A word for messages, such as `tap`.
     fn name(&self) -> &str;
@@ -157,10 +160,11 @@ pub trait NetBackend: Send {
     /// What the card may tell its driver.
     fn properties(&self) -> Properties;
 
-    /// Registers host descriptors. Called once, before anything else but `properties`.
+    /// Registers host descriptors, under any name but `u32::MAX`, which is the card's. Called once, before anything
+    /// else but `properties`.
     fn start(&mut self, sources: Sources<'_>) -> io::Result<()>;
 
-    /// A driver is ready; `offloads` are those of the properties that it wants.
+    /// A driver is ready, or has changed its mind; `offloads` are those of the properties that it wants from now on.
     fn activate(&mut self, offloads: Offloads) -> io::Result<()> {
         let _ = offloads;
         Ok(())
