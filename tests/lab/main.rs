@@ -14,3 +14,4 @@ mod consoles;
 mod disks;
 mod life;
 mod linux;
+mod nets;

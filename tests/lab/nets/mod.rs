@@ -1,0 +1,99 @@
+//! Network cards under a stock kernel, on networks that never leave the loopback interface.
+
+mod user;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread::JoinHandle;
+
+use hyperkit::net::Net;
+use hyperkit::vm::VmBuilder;
+
+use super::disks::tools;
+use super::session::*;
+
+/// Brings eth0 up as udhcpc's script is told to, and leaves what it was told in /tmp/lease. In the end it is taken down
+/// again: Linux's driver spins for ever if TCP wants to send when the device has been reset to power off.
+pub const DHCP: &str = r#"
+trap 'ip link set eth0 down' EXIT
+cat > /tmp/udhcpc <<'END'
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+env > /tmp/lease
+ip addr add "$ip/$mask" dev "$interface"
+ip route add default via "$router"
+echo "search $domain" > /etc/resolv.conf
+for server in $dns; do echo "nameserver $server" >> /etc/resolv.conf; done
+END
+chmod +x /tmp/udhcpc
+ip link set eth0 up
+udhcpc -q -n -i eth0 -s /tmp/udhcpc >/tmp/udhcpc.log 2>&1 || { cat /tmp/udhcpc.log; exit 1; }
+"#;
+
+/// A machine with tools as `vda`, and these cards.
+pub fn machine(builder: VmBuilder, nets: impl IntoIterator<Item = Net>) -> VmBuilder {
+    let builder = builder.disk(tools()).memory(384 << 20);
+    nets.into_iter().fold(builder, VmBuilder::net)
+}
+
+/// Boots a guest with these cards, gets it an address, runs `script`, which has to succeed, and returns what was
+/// printed.
+#[track_caller]
+pub fn run(script: &str, nets: impl IntoIterator<Item = Net>) -> String {
+    let session = start(script, nets);
+    let end = session.end();
+    let text = session.screen.text();
+    assert_eq!(end.unwrap(), hyperkit::vm::End::PowerOff, "{text}");
+    assert!(text.contains("hk-test: exit 0"), "{text}");
+    text
+}
+
+/// The same, while it runs.
+pub fn start(script: &str, nets: impl IntoIterator<Item = Net>) -> Session {
+    let kernel =
+        Flavour::Cloud.kernel(&scripted("console=ttyS0 quiet", &format!("{DHCP}{script}")));
+    Session::start(|builder| machine(builder, nets).kernel(kernel))
+}
+
+/// `len` bytes, in pieces of which no two are the same.
+pub fn pattern(len: u64) -> impl Iterator<Item = Vec<u8>> {
+    const PIECE: u64 = 1 << 20;
+    let mut bytes: Vec<u8> = (0..PIECE).map(|at| ((at * 31) >> 3) as u8).collect();
+    (0..len.div_ceil(PIECE)).map(move |piece| {
+        bytes[..8].copy_from_slice(&piece.to_le_bytes());
+        bytes[..PIECE.min(len - piece * PIECE) as usize].to_vec()
+    })
+}
+
+/// A server on the loopback interface that handles so many connections, each on a thread.
+pub fn serve(
+    connections: usize,
+    handle: impl Fn(TcpStream) + Send + Sync + 'static,
+) -> (u16, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let thread = std::thread::spawn(move || {
+        std::thread::scope(|scope| {
+            for _ in 0..connections {
+                let (stream, _) = listener.accept().unwrap();
+                let handle = &handle;
+                scope.spawn(move || handle(stream));
+            }
+        });
+    });
+    (port, thread)
+}
+
+/// Answers one request for a file, whatever its name, with `len` bytes of [`pattern`].
+pub fn answer_http(mut stream: TcpStream, len: u64) {
+    let mut request = Vec::new();
+    let mut byte = [0];
+    while !request.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        request.push(byte[0]);
+    }
+    write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {len}\r\n\r\n").unwrap();
+    for piece in pattern(len) {
+        stream.write_all(&piece).unwrap();
+    }
+}
