@@ -15,7 +15,7 @@ use criterion::{Criterion, Throughput};
 use hyperkit::memory::BufferList;
 use hyperkit::net::user::{GATEWAY_MAC, User, UserNet};
 use hyperkit::net::{Header, NetBackend, Offloads};
-use hyperkit::virtio::{HostEvent, Sources};
+use hyperkit::virtio::Sources;
 use mio::{Events, Poll};
 
 const GUEST: Ipv4Addr = Ipv4Addr::new(192, 168, 65, 3);
@@ -140,9 +140,7 @@ impl Guest {
         self.poll.poll(&mut self.events, Some(patience)).unwrap();
         let sources = Sources::new(self.poll.registry());
         for event in &self.events {
-            let (readable, writable) = (event.is_readable(), event.is_writable());
-            let source = event.token().0 as u32;
-            self.net.host_ready(HostEvent { source, readable, writable }, sources);
+            self.net.host_ready(event.into(), sources);
         }
         bytes
     }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant as Clock};
 
 use hyperkit::memory::BufferList;
 use hyperkit::net::{Datagram, DatagramOptions, Header, NetBackend, Stream, Wake};
-use hyperkit::virtio::{HostEvent, Sources};
+use hyperkit::virtio::Sources;
 use mio::{Events, Poll};
 use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -66,12 +66,7 @@ impl Card {
         };
         let sources = Sources::new(self.poll.registry());
         for event in &self.events {
-            let event = HostEvent {
-                source: event.token().0 as u32,
-                readable: event.is_readable() || event.is_read_closed() || event.is_error(),
-                writable: event.is_writable() || event.is_write_closed() || event.is_error(),
-            };
-            tell(self.backend.host_ready(event, sources));
+            tell(self.backend.host_ready(event.into(), sources));
         }
         if self.backend.deadline().is_some_and(|deadline| deadline <= Clock::now()) {
             tell(self.backend.timer(sources));

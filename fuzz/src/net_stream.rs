@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hyperkit::memory::BufferList;
 use hyperkit::net::{Header, NetBackend, Stream, Vpnkit};
-use hyperkit::virtio::{HostEvent, Sources};
+use hyperkit::virtio::Sources;
 use mio::{Events, Poll};
 
 use crate::ops::parse;
@@ -231,12 +231,7 @@ impl Session {
         self.poll.poll(&mut self.events, Some(Duration::ZERO)).expect("an epoll can be asked");
         let sources = Sources::new(self.poll.registry());
         for event in &self.events {
-            let event = HostEvent {
-                source: event.token().0 as u32,
-                readable: event.is_readable() || event.is_read_closed() || event.is_error(),
-                writable: event.is_writable() || event.is_write_closed() || event.is_error(),
-            };
-            self.card.host_ready(event, sources);
+            self.card.host_ready(event.into(), sources);
         }
         if self.card.deadline().is_some_and(|deadline| deadline <= std::time::Instant::now()) {
             self.card.timer(sources);

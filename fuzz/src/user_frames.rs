@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use hyperkit::memory::BufferList;
 use hyperkit::net::user::{Flow, Protocol, Target, User, UserNet, Verdict};
 use hyperkit::net::{Header, NetBackend, Offloads};
-use hyperkit::virtio::{HostEvent, Sources};
+use hyperkit::virtio::Sources;
 use mio::{Events, Poll};
 
 use crate::ops::parse;
@@ -268,12 +268,7 @@ impl Session {
         self.poll.poll(&mut self.events, Some(Duration::ZERO)).expect("an epoll can be asked");
         let sources = Sources::new(self.poll.registry());
         for event in &self.events {
-            let event = HostEvent {
-                source: event.token().0 as u32,
-                readable: event.is_readable() || event.is_read_closed() || event.is_error(),
-                writable: event.is_writable() || event.is_write_closed() || event.is_error(),
-            };
-            self.user.host_ready(event, sources);
+            self.user.host_ready(event.into(), sources);
         }
         if self.user.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
             self.user.timer(sources);

@@ -180,6 +180,17 @@ pub struct HostEvent {
     pub writable: bool,
 }
 
+impl From<&mio::event::Event> for HostEvent {
+    /// An end or an error is there for whoever reads and whoever writes.
+    fn from(event: &mio::event::Event) -> Self {
+        Self {
+            source: event.token().0 as u32,
+            readable: event.is_readable() || event.is_read_closed() || event.is_error(),
+            writable: event.is_writable() || event.is_write_closed() || event.is_error(),
+        }
+    }
+}
+
 /// The host descriptors that a device's thread watches.
 #[derive(Clone, Copy)]
 pub struct Sources<'a>(pub(super) &'a Registry);

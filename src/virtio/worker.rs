@@ -20,7 +20,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use std::os::fd::AsRawFd;
 use vm_memory::GuestMemoryMmap;
 
-use super::device::{Context, Error, HostEvent, Sources, VirtioDevice};
+use super::device::{Context, Error, Sources, VirtioDevice};
 use super::interrupt::Interrupt;
 use super::queue::Queue;
 use crate::sys::Notifier;
@@ -206,18 +206,7 @@ impl Loop {
                         }
                     }
                     token if token >= DOORBELLS => self.kicked(token - DOORBELLS),
-                    token => {
-                        let event = HostEvent {
-                            source: token as u32,
-                            readable: event.is_readable()
-                                || event.is_read_closed()
-                                || event.is_error(),
-                            writable: event.is_writable()
-                                || event.is_write_closed()
-                                || event.is_error(),
-                        };
-                        self.call(|device, cx| device.host_ready(event, cx));
-                    }
+                    _ => self.call(|device, cx| device.host_ready(event.into(), cx)),
                 }
             }
             if self.device.deadline().is_some_and(|deadline| deadline <= Instant::now()) {

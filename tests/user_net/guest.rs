@@ -6,7 +6,7 @@ use std::time::{Duration, Instant as Clock};
 use hyperkit::memory::BufferList;
 use hyperkit::net::user::{User, UserHandle, UserNet};
 use hyperkit::net::{Header, MacAddr, NetBackend, Offloads};
-use hyperkit::virtio::{HostEvent, Sources};
+use hyperkit::virtio::Sources;
 use mio::{Events, Poll};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -86,12 +86,7 @@ impl Net {
         self.poll.poll(&mut self.events, Some(wait)).unwrap();
         let sources = Sources::new(self.poll.registry());
         for event in &self.events {
-            let event = HostEvent {
-                source: event.token().0 as u32,
-                readable: event.is_readable() || event.is_read_closed() || event.is_error(),
-                writable: event.is_writable() || event.is_write_closed() || event.is_error(),
-            };
-            self.user.host_ready(event, sources);
+            self.user.host_ready(event.into(), sources);
         }
         if self.user.deadline().is_some_and(|deadline| deadline <= Clock::now()) {
             self.user.timer(sources);

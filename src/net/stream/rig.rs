@@ -7,7 +7,7 @@ use mio::{Events, Poll};
 
 use crate::memory::BufferList;
 use crate::net::{Header, NetBackend, Wake};
-use crate::virtio::{HostEvent, Sources};
+use crate::virtio::Sources;
 
 /// Longer than anything here takes, short enough to be waited for.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -52,12 +52,7 @@ impl<B: NetBackend> Rig<B> {
         self.poll.poll(&mut self.events, Some(wait)).unwrap();
         let mut told = Vec::new();
         for event in &self.events {
-            let event = HostEvent {
-                source: event.token().0 as u32,
-                readable: event.is_readable() || event.is_read_closed() || event.is_error(),
-                writable: event.is_writable() || event.is_write_closed() || event.is_error(),
-            };
-            let wake = self.backend.host_ready(event, Sources::new(self.poll.registry()));
+            let wake = self.backend.host_ready(event.into(), Sources::new(self.poll.registry()));
             told.push((wake, self.backend.link()));
         }
         if self.backend.deadline().is_some_and(|deadline| deadline <= Instant::now()) {

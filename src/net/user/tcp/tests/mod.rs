@@ -19,7 +19,7 @@ use super::segment::Key;
 use super::{Config, Link, Route, Tcp};
 use crate::memory::BufferList;
 use crate::net::{Header, MacAddr, Offloads};
-use crate::virtio::{HostEvent, Sources};
+use crate::virtio::Sources;
 
 const LINK: Link = Link { ours: MacAddr([2, 0, 0, 0, 0, 1]), guest: MacAddr([2, 0, 0, 0, 0, 2]) };
 const GUEST4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 15));
@@ -145,12 +145,7 @@ impl Lab {
         self.poll.poll(&mut self.events, Some(patience)).unwrap();
         let sources = Sources::new(self.poll.registry());
         for event in &self.events {
-            let event = HostEvent {
-                source: event.token().0 as u32,
-                readable: event.is_readable() || event.is_read_closed() || event.is_error(),
-                writable: event.is_writable() || event.is_write_closed() || event.is_error(),
-            };
-            self.tcp.host_ready(event, sources);
+            self.tcp.host_ready(event.into(), sources);
         }
         if self.tcp.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
             self.tcp.timer(Instant::now(), sources);
