@@ -100,8 +100,7 @@ impl RawFile {
 
     /// Reads once what can be had without waiting, maybe less than wanted; see [`file::read_now`].
     pub(super) fn read_now(&self, offset: u64, into: Buffers<'_>) -> io::Result<usize> {
-        // SAFETY: `Buffers` are memory that may be written.
-        unsafe { file::read_now(&self.file, into.iovecs(), offset) }
+        file::read_now(&self.file, into, offset)
     }
 
     /// Writes once, maybe less than wanted.
@@ -257,10 +256,9 @@ fn arguments(
     buffers: Buffers<'_>,
     offset: u64,
 ) -> io::Result<(*const libc::iovec, libc::c_int, libc::off_t)> {
-    const MOST: usize = 1024;
-    let pieces = buffers.iovecs();
+    let pieces = buffers.first_iovecs();
     let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
-    Ok((pieces.as_ptr(), pieces.len().min(MOST) as libc::c_int, offset))
+    Ok((pieces.as_ptr(), pieces.len() as libc::c_int, offset))
 }
 
 fn result(done: isize) -> io::Result<usize> {

@@ -14,6 +14,9 @@ unsafe impl Send for Buffers<'_> {}
 unsafe impl Sync for Buffers<'_> {}
 
 impl<'a> Buffers<'a> {
+    /// Pieces that a system call takes, on Linux and macOS.
+    pub(crate) const MOST_PIECES: usize = 1024;
+
     /// How many bytes there are.
     pub fn total(&self) -> usize {
         self.0.iter().map(|piece| piece.iov_len).sum()
@@ -22,6 +25,11 @@ impl<'a> Buffers<'a> {
     /// The pieces, as they are given to system calls such as `preadv`.
     pub fn iovecs(&self) -> &'a [libc::iovec] {
         self.0
+    }
+
+    /// The pieces that one system call takes: all of them, or the first 1024.
+    pub(crate) fn first_iovecs(&self) -> &'a [libc::iovec] {
+        self.0.get(..Self::MOST_PIECES).unwrap_or(self.0)
     }
 
     /// The pieces, as memory.

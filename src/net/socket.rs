@@ -23,9 +23,6 @@ const RECEIVE_ROOM: usize = 4 << 20;
 /// Pieces of a frame that are sent from where they are; more are gathered first.
 pub(super) const PIECES: usize = 32;
 
-/// Pieces that a system call takes.
-const MOST_PIECES: usize = 1024;
-
 /// How far connecting has come.
 pub(super) enum Connect {
     Done(OwnedFd),
@@ -162,8 +159,7 @@ unsafe fn send_pieces(socket: BorrowedFd<'_>, pieces: &[libc::iovec]) -> io::Res
 
 /// Receives the next datagram.
 pub(super) fn receive_datagram(socket: &OwnedFd, space: Buffers<'_>) -> io::Result<Received> {
-    let pieces = space.iovecs();
-    let mut message = message(pieces.get(..MOST_PIECES).unwrap_or(pieces));
+    let mut message = message(space.first_iovecs());
     loop {
         // SAFETY: the message has no address and no control data, and its pieces may be written: they are of `space`,
         // which lives during the call.

@@ -35,8 +35,6 @@ const MULTI_QUEUE: c_short = libc::IFF_MULTI_QUEUE as c_short;
 const USUAL_MTU: u16 = 1500;
 /// Queues that an interface can have, at most.
 const MOST_QUEUES: u16 = 256;
-/// Pieces of memory that a system call takes.
-const PIECES: usize = libc::UIO_MAXIOV as usize;
 
 /// Why a tap cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -290,7 +288,7 @@ impl NetBackend for Tap {
         let mut list = std::mem::take(&mut self.spare).recycle();
         list.push(VolatileSlice::from(&mut bytes[..]));
         let mut room = 0;
-        for slice in space.slices().take(PIECES - 2) {
+        for slice in space.slices().take(Buffers::MOST_PIECES - 2) {
             room += slice.len();
             list.push(slice);
         }

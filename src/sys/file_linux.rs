@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use rustix::fs::{FallocateFlags, fallocate, fdatasync, ioctl_blkpbszget, ioctl_blksszget};
 use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
 
+use crate::memory::Buffers;
+
 /// `linux/fs.h`. The first two carry no size of their argument.
 const BLKIOMIN: Opcode = opcode::none(0x12, 120);
 const BLKIOOPT: Opcode = opcode::none(0x12, 121);
@@ -12,18 +14,11 @@ const BLKGETSIZE64: Opcode = opcode::read::<usize>(0x12, 114);
 
 /// Reads what can be had without waiting for the drive. [`io::ErrorKind::WouldBlock`] if that is nothing;
 /// An error that [`is_unsupported`](super::file::is_unsupported) if this file cannot say.
-///
-/// # Safety
-///
-/// The memory may be written to.
-pub(crate) unsafe fn read_now(
-    file: &File,
-    pieces: &[libc::iovec],
-    offset: u64,
-) -> io::Result<usize> {
-    let count = pieces.len().min(libc::UIO_MAXIOV as usize) as libc::c_int;
+pub(crate) fn read_now(file: &File, into: Buffers<'_>, offset: u64) -> io::Result<usize> {
+    let pieces = into.first_iovecs();
+    let count = pieces.len() as libc::c_int;
     let offset = i64::try_from(offset).map_err(io::Error::other)?;
-    // SAFETY: the caller answers for the memory; the array and its length are those of a slice.
+    // SAFETY: `Buffers` are memory that may be written; the array and its length are those of a slice.
     let done = unsafe {
         libc::preadv2(file.as_raw_fd(), pieces.as_ptr(), count, offset, libc::RWF_NOWAIT)
     };

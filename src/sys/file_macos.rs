@@ -5,20 +5,14 @@ use std::os::fd::AsRawFd;
 use rustix::fs::{fcntl_fullfsync, fstatvfs};
 use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
 
+use crate::memory::Buffers;
+
 /// `sys/disk.h`.
 const DKIOCGETBLOCKSIZE: Opcode = opcode::read::<u32>(b'd', 24);
 const DKIOCGETBLOCKCOUNT: Opcode = opcode::read::<u64>(b'd', 25);
 
 /// There is no such call here.
-///
-/// # Safety
-///
-/// None to keep to.
-pub(crate) unsafe fn read_now(
-    _file: &File,
-    _pieces: &[libc::iovec],
-    _offset: u64,
-) -> io::Result<usize> {
+pub(crate) fn read_now(_file: &File, _into: Buffers<'_>, _offset: u64) -> io::Result<usize> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

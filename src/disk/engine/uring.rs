@@ -27,9 +27,6 @@ const DEPTH: usize = 128;
 /// Threads for what an image has to be asked.
 const THREADS: usize = 8;
 
-/// Pieces of memory per call.
-const PIECES: usize = 1024;
-
 /// A ring for one disk.
 pub(crate) struct Uring<T> {
     ring: IoUring,
@@ -160,8 +157,8 @@ impl<T: Send + 'static> Uring<T> {
     fn give(&mut self, index: usize, slot: Slot<T>) {
         let Step { buffers, offset, place } = &slot.step;
         let file = types::Fd(place.file().file().as_raw_fd());
-        let (pieces, offset) = (buffers.all().iovecs(), *offset);
-        let (list, count) = (pieces.as_ptr(), pieces.len().min(PIECES) as u32);
+        let (pieces, offset) = (buffers.all().first_iovecs(), *offset);
+        let (list, count) = (pieces.as_ptr(), pieces.len() as u32);
         let entry = match (&slot.request.op, pieces) {
             (Op::Read { .. }, [one]) => {
                 opcode::Read::new(file, one.iov_base.cast(), one.iov_len as u32)

@@ -15,9 +15,6 @@ use rustix::net::{RecvFlags, SendFlags, sockopt};
 use super::HostStream;
 use crate::memory::Buffers;
 
-/// The most pieces that a system call takes.
-const PIECES: usize = 1024;
-
 /// A stream socket that does not block.
 #[derive(Debug)]
 pub(super) struct Host {
@@ -80,9 +77,9 @@ impl Host {
     pub fn send(&self, from: Buffers<'_>) -> io::Result<usize> {
         // SAFETY: all zeroes are an empty message.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        let pieces = from.iovecs();
+        let pieces = from.first_iovecs();
         message.msg_iov = pieces.as_ptr().cast_mut();
-        message.msg_iovlen = pieces.len().min(PIECES) as _;
+        message.msg_iovlen = pieces.len() as _;
         // SAFETY: `Buffers` are memory that may be read, and the array is a slice's, which the call does not write to.
         retry(|| unsafe { libc::sendmsg(self.fd.as_raw_fd(), &message, platform::SEND) })
     }
@@ -97,9 +94,9 @@ impl Host {
     pub fn peek(&self, into: Buffers<'_>) -> io::Result<usize> {
         // SAFETY: all zeroes are an empty message.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        let pieces = into.iovecs();
+        let pieces = into.first_iovecs();
         message.msg_iov = pieces.as_ptr().cast_mut();
-        message.msg_iovlen = pieces.len().min(PIECES) as _;
+        message.msg_iovlen = pieces.len() as _;
         // SAFETY: `Buffers` are memory that may be written, and the array is a slice's, which the call does not write
         // to.
         retry(|| unsafe { libc::recvmsg(self.fd.as_raw_fd(), &mut message, libc::MSG_PEEK) })
