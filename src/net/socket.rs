@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -14,6 +14,8 @@ use crate::memory::Buffers;
 use super::socket_linux as system;
 #[cfg(target_os = "macos")]
 use super::socket_macos as system;
+
+pub(super) use system::make_silent;
 
 /// Room asked for in each direction. Where the system's own idea is a few KiB, bursts would not get through, and
 /// large datagrams not at all.
@@ -30,10 +32,10 @@ pub(super) enum Connect {
     UnderWay(OwnedFd),
 }
 
-/// What a datagram was.
+/// What was received.
 pub(super) struct Received {
     pub len: usize,
-    /// There was more than found room.
+    /// It is a datagram that there was not room for.
     pub cut: bool,
 }
 
@@ -94,7 +96,7 @@ pub(super) fn adopt(socket: &OwnedFd, kind: SocketType) -> io::Result<()> {
         let wanted = if kind == SocketType::STREAM { "stream" } else { "datagram" };
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("not a {wanted} socket")));
     }
-    system::adopt(socket)?;
+    make_silent(socket)?;
     rustix::io::ioctl_fionbio(socket, true)?;
     make_room(socket);
     Ok(())
@@ -123,55 +125,47 @@ pub(super) fn send(
     }
     let pieces = pieces.get(..count).unwrap_or_default();
     // SAFETY: each piece is of `head`, `tail`, or `frame`, all of which live during the call.
-    unsafe { send_pieces(socket.as_fd(), pieces) }
+    unsafe { send_pieces(socket, pieces) }
 }
 
 /// Sends a frame as one datagram.
 pub(super) fn send_datagram(socket: &OwnedFd, frame: Buffers<'_>) -> io::Result<()> {
     // SAFETY: the pieces are of `frame`, which lives during the call.
-    unsafe { send_pieces(socket.as_fd(), frame.iovecs()) }.map(drop)
+    unsafe { send_pieces(socket, frame.iovecs()) }.map(drop)
 }
 
 /// Sends bytes, and tells how many went.
 pub(super) fn send_bytes(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: the piece is of `bytes`, which live during the call.
-    unsafe { send_pieces(socket.as_fd(), &[piece(bytes)]) }
+    unsafe { send_pieces(socket, &[piece(bytes)]) }
 }
 
 const fn piece(bytes: &[u8]) -> libc::iovec {
     libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }
 
+/// Sends once, and tells how many bytes went.
+///
 /// # Safety
 ///
 /// Each piece is memory that may be read during the call.
-unsafe fn send_pieces(socket: BorrowedFd<'_>, pieces: &[libc::iovec]) -> io::Result<usize> {
+pub(super) unsafe fn send_pieces(socket: &OwnedFd, pieces: &[libc::iovec]) -> io::Result<usize> {
     let message = message(pieces);
-    loop {
-        // SAFETY: the message has no address and no control data, and its pieces are readable; the call only reads.
-        let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, system::SEND_FLAGS) };
-        match outcome(sent) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            outcome => return outcome,
-        }
-    }
+    // SAFETY: the message has no address and no control data, and its pieces are readable; the call only reads.
+    retry(|| unsafe { libc::sendmsg(socket.as_raw_fd(), &message, system::SEND_FLAGS) })
 }
 
-/// Receives the next datagram.
-pub(super) fn receive_datagram(socket: &OwnedFd, space: Buffers<'_>) -> io::Result<Received> {
+/// Receives once: a datagram, or what there is of a stream, nothing of which is its end.
+pub(super) fn receive(
+    socket: &OwnedFd,
+    space: Buffers<'_>,
+    flags: libc::c_int,
+) -> io::Result<Received> {
     let mut message = message(space.first_iovecs());
-    loop {
-        // SAFETY: the message has no address and no control data, and its pieces may be written: they are of `space`,
-        // which lives during the call.
-        let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, 0) };
-        match outcome(len) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            outcome => {
-                let cut = message.msg_flags & libc::MSG_TRUNC != 0;
-                return outcome.map(|len| Received { len, cut });
-            }
-        }
-    }
+    // SAFETY: the message has no address and no control data, and its pieces may be written: they are of `space`,
+    // which lives during the call.
+    let len = retry(|| unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, flags) })?;
+    Ok(Received { len, cut: message.msg_flags & libc::MSG_TRUNC != 0 })
 }
 
 fn message(pieces: &[libc::iovec]) -> libc::msghdr {
@@ -182,8 +176,14 @@ fn message(pieces: &[libc::iovec]) -> libc::msghdr {
     message
 }
 
-fn outcome(result: isize) -> io::Result<usize> {
-    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+/// Makes a system call until no signal interrupts it.
+pub(super) fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        match usize::try_from(call()).map_err(|_| io::Error::last_os_error()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Whether an error means that the system is short of memory for a moment, rather than that the peer has gone.

@@ -14,6 +14,6 @@ pub(super) fn socket(family: AddressFamily, kind: SocketType) -> io::Result<Owne
 }
 
 /// Makes a socket silent whose sends would raise signals: here each send says so itself.
-pub(super) fn adopt(_: &OwnedFd) -> io::Result<()> {
+pub(super) fn make_silent(_: &OwnedFd) -> io::Result<()> {
     Ok(())
 }

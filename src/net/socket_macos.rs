@@ -14,11 +14,11 @@ pub(super) fn socket(family: AddressFamily, kind: SocketType) -> io::Result<Owne
     let socket = rustix::net::socket(family, kind, None)?;
     fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
     ioctl_fionbio(&socket, true)?;
-    adopt(&socket)?;
+    make_silent(&socket)?;
     Ok(socket)
 }
 
 /// Makes a socket silent whose sends would raise signals.
-pub(super) fn adopt(socket: &OwnedFd) -> io::Result<()> {
+pub(super) fn make_silent(socket: &OwnedFd) -> io::Result<()> {
     Ok(sockopt::set_socket_nosigpipe(socket, true)?)
 }

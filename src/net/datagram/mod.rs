@@ -259,7 +259,7 @@ impl NetBackend for Datagram {
         };
         *header = Header::default();
         self.again = None;
-        match socket::receive_datagram(socket, space) {
+        match socket::receive(socket, space, 0) {
             Ok(frame) if frame.cut || frame.len < LEAST => {
                 self.again = Some(Instant::now() + AGAIN);
                 Err(io::ErrorKind::InvalidData.into())

@@ -3,14 +3,6 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// How to send.
-pub(in super::super) const SEND: libc::c_int = libc::MSG_NOSIGNAL;
-
-/// Makes a socket fit for use: nothing to do here.
-pub(in super::super) fn prepare(_: &OwnedFd) -> io::Result<()> {
-    Ok(())
-}
-
 /// Sets where `MSG_PEEK` begins.
 pub(in super::super) fn peek_from(fd: &OwnedFd, offset: usize) -> io::Result<()> {
     let offset = libc::c_int::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;

@@ -6,14 +6,15 @@ mod platform;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::net::{RecvFlags, SendFlags, sockopt};
+use rustix::net::{RecvFlags, sockopt};
 
 use super::HostStream;
 use crate::memory::Buffers;
+use crate::net::socket;
 
 /// A stream socket that does not block.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl Host {
     }
 
     fn prepared(self) -> io::Result<Self> {
-        platform::prepare(&self.fd)?;
+        socket::make_silent(&self.fd)?;
         if self.is_tcp {
             // The guest has decided already what is worth a segment.
             sockopt::set_tcp_nodelay(&self.fd, true)?;
@@ -65,41 +66,23 @@ impl Host {
 
     /// Whether the connection is there, or why it is not.
     pub fn connected(&self) -> io::Result<bool> {
-        sockopt::socket_error(&self.fd)??;
-        match rustix::net::getpeername(&self.fd) {
-            Ok(_) => Ok(true),
-            Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::INVAL) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        socket::connected(&self.fd)
     }
 
     /// Sends once, maybe less than all.
     pub fn send(&self, from: Buffers<'_>) -> io::Result<usize> {
-        // SAFETY: all zeroes are an empty message.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        let pieces = from.first_iovecs();
-        message.msg_iov = pieces.as_ptr().cast_mut();
-        message.msg_iovlen = pieces.len() as _;
-        // SAFETY: `Buffers` are memory that may be read, and the array is a slice's, which the call does not write to.
-        retry(|| unsafe { libc::sendmsg(self.fd.as_raw_fd(), &message, platform::SEND) })
+        // SAFETY: the pieces are of `from`, which lives during the call.
+        unsafe { socket::send_pieces(&self.fd, from.first_iovecs()) }
     }
 
     /// Sends once, maybe less than all.
     pub fn send_bytes(&self, bytes: &[u8]) -> io::Result<usize> {
-        let flags = SendFlags::from_bits_retain(platform::SEND as _);
-        Ok(rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, bytes, flags))?)
+        socket::send_bytes(&self.fd, bytes)
     }
 
     /// Receives once, and leaves it there if it is to be seen again; 0 is the end.
     pub fn peek(&self, into: Buffers<'_>) -> io::Result<usize> {
-        // SAFETY: all zeroes are an empty message.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        let pieces = into.first_iovecs();
-        message.msg_iov = pieces.as_ptr().cast_mut();
-        message.msg_iovlen = pieces.len() as _;
-        // SAFETY: `Buffers` are memory that may be written, and the array is a slice's, which the call does not write
-        // to.
-        retry(|| unsafe { libc::recvmsg(self.fd.as_raw_fd(), &mut message, libc::MSG_PEEK) })
+        Ok(socket::receive(&self.fd, into, libc::MSG_PEEK)?.len)
     }
 
     /// Receives once; 0 is the end.
@@ -123,7 +106,7 @@ impl Host {
     /// Takes `count` bytes that have been seen out of the socket.
     pub fn discard(&self, mut count: usize) -> io::Result<()> {
         while count > 0 {
-            match retry(|| platform::discard(&self.fd, count))? {
+            match socket::retry(|| platform::discard(&self.fd, count))? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 done => count = count.saturating_sub(done),
             }
@@ -142,20 +125,6 @@ impl Host {
         if self.is_tcp {
             // There is no other way to say it, and the connection is closed in any case.
             let _ = sockopt::set_socket_linger(&self.fd, Some(Duration::ZERO));
-        }
-    }
-}
-
-fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
-    loop {
-        match usize::try_from(call()) {
-            Ok(done) => return Ok(done),
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
         }
     }
 }
