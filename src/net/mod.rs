@@ -3,11 +3,6 @@
 mod backend;
 mod datagram;
 mod reconnect;
-mod socket;
-#[cfg(target_os = "linux")]
-mod socket_linux;
-#[cfg(target_os = "macos")]
-mod socket_macos;
 mod spec;
 mod stream;
 #[cfg(target_os = "linux")]

@@ -16,6 +16,12 @@ mod notifier_linux;
 #[cfg(target_os = "macos")]
 mod notifier_macos;
 
+pub(crate) mod socket;
+#[cfg(target_os = "linux")]
+mod socket_linux;
+#[cfg(target_os = "macos")]
+mod socket_macos;
+
 mod thread;
 pub use thread::spawn;
 pub(crate) use thread::without_signals;

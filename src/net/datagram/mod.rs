@@ -19,8 +19,9 @@ use self::folder::Folder;
 use super::reconnect::{AGAIN, Backoff, Target};
 use super::stream::MTU;
 use super::stream::link::LEAST;
-use super::{Header, NetBackend, Offloads, Properties, Wake, socket};
+use super::{Header, NetBackend, Offloads, Properties, Wake};
 use crate::memory::Buffers;
+use crate::sys::socket;
 use crate::virtio::{HostEvent, Interest, Sources};
 
 const NAME: &str = "datagram";

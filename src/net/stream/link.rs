@@ -17,7 +17,8 @@ use rustix::net::SocketType;
 use super::inbox::Inbox;
 use crate::memory::Buffers;
 use crate::net::reconnect::{AGAIN, Backoff, PATIENCE, Target};
-use crate::net::{Properties, Wake, socket};
+use crate::net::{Properties, Wake};
+use crate::sys::socket;
 use crate::virtio::{HostEvent, Interest, Sources};
 
 /// The longest frame in either direction.

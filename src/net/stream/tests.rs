@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread;
 
 use super::*;
-use crate::net::socket;
+use crate::sys::socket;
 use crate::net::stream::rig::{Rig, frame};
 
 /// As it is on the wire.

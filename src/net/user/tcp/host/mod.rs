@@ -14,7 +14,7 @@ use rustix::net::{RecvFlags, sockopt};
 
 use super::HostStream;
 use crate::memory::Buffers;
-use crate::net::socket;
+use crate::sys::socket;
 
 /// A stream socket that does not block.
 #[derive(Debug)]
@@ -71,8 +71,7 @@ impl Host {
 
     /// Sends once, maybe less than all.
     pub fn send(&self, from: Buffers<'_>) -> io::Result<usize> {
-        // SAFETY: the pieces are of `from`, which lives during the call.
-        unsafe { socket::send_pieces(&self.fd, from.first_iovecs()) }
+        socket::send_buffers(&self.fd, from)
     }
 
     /// Sends once, maybe less than all.

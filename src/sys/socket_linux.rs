@@ -6,14 +6,14 @@ use std::os::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 /// A peer that has gone is an error, not a signal.
-pub(super) const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
+pub(crate) const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
 
 /// A socket that does not block.
-pub(super) fn socket(family: AddressFamily, kind: SocketType) -> io::Result<OwnedFd> {
+pub(crate) fn socket(family: AddressFamily, kind: SocketType) -> io::Result<OwnedFd> {
     Ok(socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?)
 }
 
 /// Makes a socket silent whose sends would raise signals: here each send says so itself.
-pub(super) fn make_silent(_: &OwnedFd) -> io::Result<()> {
+pub(crate) fn make_silent(_: &OwnedFd) -> io::Result<()> {
     Ok(())
 }

@@ -15,7 +15,7 @@ use super::socket_linux as system;
 #[cfg(target_os = "macos")]
 use super::socket_macos as system;
 
-pub(super) use system::make_silent;
+pub(crate) use system::make_silent;
 
 /// Room asked for in each direction. Where the system's own idea is a few KiB, bursts would not get through, and
 /// large datagrams not at all.
@@ -23,31 +23,31 @@ const SEND_ROOM: usize = 1 << 20;
 const RECEIVE_ROOM: usize = 4 << 20;
 
 /// Pieces of a frame that are sent from where they are; more are gathered first.
-pub(super) const PIECES: usize = 32;
+pub(crate) const PIECES: usize = 32;
 
 /// How far connecting has come.
-pub(super) enum Connect {
+pub(crate) enum Connect {
     Done(OwnedFd),
     /// The socket becomes writable once it is known.
     UnderWay(OwnedFd),
 }
 
 /// What was received.
-pub(super) struct Received {
+pub(crate) struct Received {
     pub len: usize,
     /// It is a datagram that there was not room for.
     pub cut: bool,
 }
 
 /// Connects to a unix socket.
-pub(super) fn connect_unix(path: &Path) -> io::Result<Connect> {
+pub(crate) fn connect_unix(path: &Path) -> io::Result<Connect> {
     let socket = system::socket(AddressFamily::UNIX, SocketType::STREAM)?;
     make_room(&socket);
     connect(socket, |socket| rustix::net::connect(socket, &SocketAddrUnix::new(path)?))
 }
 
 /// Connects to a TCP port.
-pub(super) fn connect_tcp(address: &SocketAddr) -> io::Result<Connect> {
+pub(crate) fn connect_tcp(address: &SocketAddr) -> io::Result<Connect> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = system::socket(family, SocketType::STREAM)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
@@ -66,7 +66,7 @@ fn connect(
 }
 
 /// Whether a socket that was under way has arrived.
-pub(super) fn connected(socket: &OwnedFd) -> io::Result<bool> {
+pub(crate) fn connected(socket: &OwnedFd) -> io::Result<bool> {
     sockopt::socket_error(socket)??;
     match rustix::net::getpeername(socket) {
         Ok(_) => Ok(true),
@@ -77,13 +77,13 @@ pub(super) fn connected(socket: &OwnedFd) -> io::Result<bool> {
 
 /// Whether a TCP socket has met itself: connecting again and again to a local port that nobody listens on gets that
 /// very port as its own one day.
-pub(super) fn met_itself(socket: &OwnedFd) -> bool {
+pub(crate) fn met_itself(socket: &OwnedFd) -> bool {
     let ends = (rustix::net::getsockname(socket), rustix::net::getpeername(socket));
     matches!(ends, (Ok(ours), Ok(Some(theirs))) if ours == theirs)
 }
 
 /// A datagram socket that is bound to `path`.
-pub(super) fn bind_datagram(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn bind_datagram(path: &Path) -> io::Result<OwnedFd> {
     let socket = system::socket(AddressFamily::UNIX, SocketType::DGRAM)?;
     make_room(&socket);
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
@@ -91,7 +91,7 @@ pub(super) fn bind_datagram(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Makes a caller's descriptor one of ours, if it is a socket of this kind.
-pub(super) fn adopt(socket: &OwnedFd, kind: SocketType) -> io::Result<()> {
+pub(crate) fn adopt(socket: &OwnedFd, kind: SocketType) -> io::Result<()> {
     if sockopt::socket_type(socket)? != kind {
         let wanted = if kind == SocketType::STREAM { "stream" } else { "datagram" };
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("not a {wanted} socket")));
@@ -110,7 +110,7 @@ fn make_room(socket: &OwnedFd) {
 
 /// Sends `head`, `frame` and `tail` in one call, and tells how many bytes of them went. The frame has at most
 /// [`PIECES`] pieces.
-pub(super) fn send(
+pub(crate) fn send(
     socket: &OwnedFd,
     head: &[u8],
     frame: Buffers<'_>,
@@ -128,14 +128,20 @@ pub(super) fn send(
     unsafe { send_pieces(socket, pieces) }
 }
 
+/// Sends `frame` in one call, as far as a call goes, and tells how many bytes of it went.
+pub(crate) fn send_buffers(socket: &OwnedFd, frame: Buffers<'_>) -> io::Result<usize> {
+    // SAFETY: the pieces are of `frame`, which lives during the call.
+    unsafe { send_pieces(socket, frame.first_iovecs()) }
+}
+
 /// Sends a frame as one datagram.
-pub(super) fn send_datagram(socket: &OwnedFd, frame: Buffers<'_>) -> io::Result<()> {
+pub(crate) fn send_datagram(socket: &OwnedFd, frame: Buffers<'_>) -> io::Result<()> {
     // SAFETY: the pieces are of `frame`, which lives during the call.
     unsafe { send_pieces(socket, frame.iovecs()) }.map(drop)
 }
 
 /// Sends bytes, and tells how many went.
-pub(super) fn send_bytes(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+pub(crate) fn send_bytes(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: the piece is of `bytes`, which live during the call.
     unsafe { send_pieces(socket, &[piece(bytes)]) }
 }
@@ -149,14 +155,14 @@ const fn piece(bytes: &[u8]) -> libc::iovec {
 /// # Safety
 ///
 /// Each piece is memory that may be read during the call.
-pub(super) unsafe fn send_pieces(socket: &OwnedFd, pieces: &[libc::iovec]) -> io::Result<usize> {
+unsafe fn send_pieces(socket: &OwnedFd, pieces: &[libc::iovec]) -> io::Result<usize> {
     let message = message(pieces);
     // SAFETY: the message has no address and no control data, and its pieces are readable; the call only reads.
     retry(|| unsafe { libc::sendmsg(socket.as_raw_fd(), &message, system::SEND_FLAGS) })
 }
 
 /// Receives once: a datagram, or what there is of a stream, nothing of which is its end.
-pub(super) fn receive(
+pub(crate) fn receive(
     socket: &OwnedFd,
     space: Buffers<'_>,
     flags: libc::c_int,
@@ -177,7 +183,7 @@ fn message(pieces: &[libc::iovec]) -> libc::msghdr {
 }
 
 /// Makes a system call until no signal interrupts it.
-pub(super) fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+pub(crate) fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
     loop {
         match usize::try_from(call()).map_err(|_| io::Error::last_os_error()) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -187,11 +193,11 @@ pub(super) fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
 }
 
 /// Whether an error means that the system is short of memory for a moment, rather than that the peer has gone.
-pub(super) fn is_short_of_memory(error: &io::Error) -> bool {
+pub(crate) fn is_short_of_memory(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
 }
 
 /// Whether an error is about the size of the frame.
-pub(super) fn is_too_large(error: &io::Error) -> bool {
+pub(crate) fn is_too_large(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EMSGSIZE)
 }
