@@ -40,6 +40,20 @@ impl<'a> Buffers<'a> {
             .map(|piece| unsafe { VolatileSlice::new(piece.iov_base.cast(), piece.iov_len) })
     }
 
+    /// `len` bytes from `skip` on, as memory: those that there are.
+    pub fn part(
+        self,
+        mut skip: usize,
+        mut len: usize,
+    ) -> impl Iterator<Item = VolatileSlice<'a>> + Clone {
+        self.slices().filter_map(move |slice| {
+            let start = skip.min(slice.len());
+            let count = len.min(slice.len() - start);
+            (skip, len) = (skip - start, len - count);
+            slice.subslice(start, count).ok().filter(|part| !part.is_empty())
+        })
+    }
+
     /// Copies `bytes` into the memory, and tells how many fitted.
     pub fn fill_from(self, bytes: &[u8]) -> usize {
         let mut done = 0;
@@ -122,6 +136,13 @@ impl<'a> BufferList<'a> {
     pub fn recycle<'b>(mut self) -> BufferList<'b> {
         self.pieces.clear();
         BufferList { pieces: self.pieces, memory: PhantomData }
+    }
+
+    /// The same, and fills it with `len` bytes of `from` from `skip` on.
+    pub fn refill<'b>(self, from: Buffers<'b>, skip: usize, len: usize) -> BufferList<'b> {
+        let mut list = self.recycle();
+        from.part(skip, len).for_each(|slice| list.push(slice));
+        list
     }
 }
 

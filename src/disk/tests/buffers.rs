@@ -56,6 +56,8 @@ fn lists_are_cut_anywhere() {
             let middle = (at + count).min(100);
             assert_eq!(contents(&front), bytes[at..middle]);
             assert_eq!(contents(&rest), bytes[middle..]);
+            let part = front.refill(list.all(), count, 31);
+            assert_eq!(contents(&part), bytes[middle..(middle + 31).min(100)]);
         }
     }
 }

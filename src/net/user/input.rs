@@ -61,15 +61,9 @@ impl User {
         }
         // The checksum of such a packet is not there yet, and on its way here nothing can have happened to it.
         let good = header.flags & NEEDS_CSUM != 0;
-        let mut list = std::mem::take(&mut self.spare).recycle();
-        frame.slices().for_each(|slice| list.push(slice));
-        list.advance(ETHERNET + packet.header);
         // Short frames are filled up with what belongs to nobody.
-        let filled = list.all().total() > packet.payload;
-        let rest = filled.then(|| {
-            let payload = list.take_front(packet.payload);
-            std::mem::replace(&mut list, payload)
-        });
+        let list = std::mem::take(&mut self.spare);
+        let list = list.refill(frame, ETHERNET + packet.header, packet.payload);
         let payload = list.all();
         if packet.protocol == IpProtocol::Tcp && packet.part.is_none() {
             self.tcp_input(&packet, good, payload, (head, total), sources);
@@ -80,7 +74,7 @@ impl User {
             self.other_input(&packet, good, &scratch, total, sources);
             self.scratch = scratch;
         }
-        self.spare = rest.unwrap_or(list).recycle();
+        self.spare = list.recycle();
     }
 
     /// Whether the guest may send a packet with this source.

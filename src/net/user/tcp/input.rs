@@ -3,7 +3,6 @@
 use std::io::ErrorKind;
 use std::time::Instant;
 
-use super::cut;
 use super::flow::{Flow, Phase, Shared, Verdict};
 use super::segment::{ACK, FIN, RST, SYN, Segment};
 use crate::memory::Buffers;
@@ -215,7 +214,7 @@ impl Flow {
             return 0;
         }
         let Some(host) = self.host.as_ref().filter(|_| !self.host_deaf) else { return len };
-        let mut list = cut(&mut shared.room, packet, skip, len);
+        let mut list = std::mem::take(&mut shared.room).refill(packet, skip, len);
         let mut done = 0;
         let mut deaf = false;
         if self.outbound.is_none() {

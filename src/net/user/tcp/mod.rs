@@ -467,28 +467,3 @@ fn close(host: &Host, sources: Sources<'_>) {
     // What was never registered, or is gone already, needs no more.
     let _ = sources.remove(host);
 }
-
-/// `len` bytes of `from`, from `skip` on; `room` is used for the list, and may be given back.
-fn cut<'a>(
-    room: &mut BufferList<'static>,
-    from: Buffers<'a>,
-    mut skip: usize,
-    mut len: usize,
-) -> BufferList<'a> {
-    let mut list = std::mem::take(room).recycle();
-    for slice in from.slices() {
-        if skip >= slice.len() {
-            skip -= slice.len();
-            continue;
-        }
-        if len == 0 {
-            break;
-        }
-        let count = len.min(slice.len() - skip);
-        let Ok(piece) = slice.subslice(skip, count) else { break };
-        list.push(piece);
-        skip = 0;
-        len -= count;
-    }
-    list
-}

@@ -3,9 +3,9 @@
 use std::io::ErrorKind;
 use std::time::Instant;
 
+use super::Link;
 use super::flow::{Flow, Phase, Shared, Verdict};
 use super::segment::{self, ACK, FIN, PSH, Say, Shape};
-use super::{Link, cut};
 use crate::memory::Buffers;
 use crate::net::{Header, Offloads};
 
@@ -147,7 +147,7 @@ impl Flow {
             limit -= limit % mss.max(1);
         }
         let Some(host) = self.host.as_ref().filter(|_| limit > 0) else { return Ok(Data::None) };
-        let list = cut(&mut shared.room, frame.space, headers, limit);
+        let list = std::mem::take(&mut shared.room).refill(frame.space, headers, limit);
         let (readable, pool) = (&mut self.readable, &mut shared.pool);
         let result = self.inbound.read(host, offset, list.all(), readable, pool);
         shared.room = list.recycle();
