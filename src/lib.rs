@@ -32,6 +32,7 @@
 //! * [`device`]: what a machine has before virtio. [`console`]: where a console's bytes come from and go to.
 //! * [`disk`]: images, and how they are read and written.
 //! * [`net`]: what is behind a network card.
+//! * [`vsock`]: sockets between host and guest.
 //! * [`virtio`]: the transport, the queues, and a folder for each device.
 //!
 //! Each of these is usable alone: a device needs guest memory and an interrupt line, not a machine.
@@ -56,6 +57,7 @@ pub mod sys;
 pub mod vcpu;
 pub mod virtio;
 pub mod vm;
+pub mod vsock;
 
 pub use boot::Kernel;
 pub use console::{Console, Console as Serial, RingBuffer};

@@ -31,3 +31,5 @@ pub(crate) mod terminal;
 mod terminal_linux;
 #[cfg(target_os = "macos")]
 mod terminal_macos;
+
+pub(crate) mod unix;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -125,25 +125,25 @@ pub(crate) fn send(
     }
     let pieces = pieces.get(..count).unwrap_or_default();
     // SAFETY: each piece is of `head`, `tail`, or `frame`, all of which live during the call.
-    unsafe { send_pieces(socket, pieces) }
+    unsafe { send_pieces(socket.as_fd(), pieces) }
 }
 
 /// Sends `frame` in one call, as far as a call goes, and tells how many bytes of it went.
 pub(crate) fn send_buffers(socket: &OwnedFd, frame: Buffers<'_>) -> io::Result<usize> {
     // SAFETY: the pieces are of `frame`, which lives during the call.
-    unsafe { send_pieces(socket, frame.first_iovecs()) }
+    unsafe { send_pieces(socket.as_fd(), frame.first_iovecs()) }
 }
 
 /// Sends a frame as one datagram.
 pub(crate) fn send_datagram(socket: &OwnedFd, frame: Buffers<'_>) -> io::Result<()> {
     // SAFETY: the pieces are of `frame`, which lives during the call.
-    unsafe { send_pieces(socket, frame.iovecs()) }.map(drop)
+    unsafe { send_pieces(socket.as_fd(), frame.iovecs()) }.map(drop)
 }
 
 /// Sends bytes, and tells how many went.
-pub(crate) fn send_bytes(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+pub(crate) fn send_bytes(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: the piece is of `bytes`, which live during the call.
-    unsafe { send_pieces(socket, &[piece(bytes)]) }
+    unsafe { send_pieces(socket.as_fd(), &[piece(bytes)]) }
 }
 
 const fn piece(bytes: &[u8]) -> libc::iovec {
@@ -155,7 +155,7 @@ const fn piece(bytes: &[u8]) -> libc::iovec {
 /// # Safety
 ///
 /// Each piece is memory that may be read during the call.
-unsafe fn send_pieces(socket: &OwnedFd, pieces: &[libc::iovec]) -> io::Result<usize> {
+unsafe fn send_pieces(socket: BorrowedFd<'_>, pieces: &[libc::iovec]) -> io::Result<usize> {
     let message = message(pieces);
     // SAFETY: the message has no address and no control data, and its pieces are readable; the call only reads.
     retry(|| unsafe { libc::sendmsg(socket.as_raw_fd(), &message, system::SEND_FLAGS) })

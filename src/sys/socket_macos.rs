@@ -1,10 +1,11 @@
 //! Sockets on macOS.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::fs::Mode;
 use rustix::io::{FdFlags, fcntl_setfd, ioctl_fionbio};
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 /// Sockets are told once not to raise signals.
 pub(crate) const SEND_FLAGS: libc::c_int = 0;
@@ -12,13 +13,39 @@ pub(crate) const SEND_FLAGS: libc::c_int = 0;
 /// A socket that does not block.
 pub(crate) fn socket(family: AddressFamily, kind: SocketType) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket(family, kind, None)?;
-    fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
+    prepare(&socket)?;
     ioctl_fionbio(&socket, true)?;
-    make_silent(&socket)?;
     Ok(socket)
 }
 
 /// Makes a socket silent whose sends would raise signals.
 pub(crate) fn make_silent(socket: &OwnedFd) -> io::Result<()> {
     Ok(sockopt::set_socket_nosigpipe(socket, true)?)
+}
+
+/// The next connection, as a socket that does not block.
+pub(crate) fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
+    let socket = rustix::net::accept(listener)?;
+    prepare(&socket)?;
+    ioctl_fionbio(&socket, true)?;
+    Ok(socket)
+}
+
+/// Two unix sockets that are connected to each other, and block.
+pub(crate) fn pair(kind: SocketType) -> io::Result<(OwnedFd, OwnedFd)> {
+    let (one, other) =
+        rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::empty(), None)?;
+    prepare(&one)?;
+    prepare(&other)?;
+    Ok((one, other))
+}
+
+fn prepare(socket: &OwnedFd) -> io::Result<()> {
+    fcntl_setfd(socket, FdFlags::CLOEXEC)?;
+    make_silent(socket)
+}
+
+/// A socket has no mode of its own here, only its file has.
+pub(crate) fn set_mode(_: &OwnedFd, _: Mode) -> io::Result<()> {
+    Ok(())
 }

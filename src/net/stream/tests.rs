@@ -7,8 +7,8 @@ use std::path::Path;
 use std::thread;
 
 use super::*;
-use crate::sys::socket;
 use crate::net::stream::rig::{Rig, frame};
+use crate::sys::socket;
 
 /// As it is on the wire.
 fn framed(frame: &[u8]) -> Vec<u8> {
