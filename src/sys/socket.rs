@@ -15,7 +15,7 @@ use super::socket_linux as system;
 #[cfg(target_os = "macos")]
 use super::socket_macos as system;
 
-pub(crate) use system::make_silent;
+pub(crate) use system::{HAS_SEQPACKET, make_silent};
 
 /// Room asked for in each direction. Where the system's own idea is a few KiB, bursts would not get through, and
 /// large datagrams not at all.

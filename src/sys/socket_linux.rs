@@ -9,6 +9,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 /// A peer that has gone is an error, not a signal.
 pub(crate) const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
 
+/// Unix sockets carry messages over connections (SOCK_SEQPACKET).
+pub(crate) const HAS_SEQPACKET: bool = true;
+
 /// A socket that does not block.
 pub(crate) fn socket(family: AddressFamily, kind: SocketType) -> io::Result<OwnedFd> {
     Ok(socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?)

@@ -10,6 +10,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 /// Sockets are told once not to raise signals.
 pub(crate) const SEND_FLAGS: libc::c_int = 0;
 
+/// Unix sockets carry no messages over connections.
+pub(crate) const HAS_SEQPACKET: bool = false;
+
 /// A socket that does not block.
 pub(crate) fn socket(family: AddressFamily, kind: SocketType) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket(family, kind, None)?;

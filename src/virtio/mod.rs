@@ -20,6 +20,7 @@ pub mod blk;
 pub mod console;
 pub mod net;
 pub mod rng;
+pub mod vsock;
 #[doc(hidden)]
 pub mod testing;
 #[cfg(test)]
