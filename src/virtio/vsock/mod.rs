@@ -149,25 +149,22 @@ impl SocketDevice {
             let why = "the guest's driver has no sockets that carry messages";
             return answer.refuse(io::Error::new(io::ErrorKind::Unsupported, why));
         }
-        self.make_room();
+        if !self.has_room() {
+            let why = "the socket device has as many connections as it may have";
+            return answer.refuse(io::Error::new(io::ErrorKind::ResourceBusy, why));
+        }
         let Some(ports) = self.free_ports(port) else {
             let why = "every port of the host is connected to this port of the guest";
             return answer.refuse(io::Error::new(io::ErrorKind::AddrInUse, why));
         };
         let window = self.table.share(0);
         let connection = Connection::called(ports, kind, answer, socket, window);
-        match self.table.insert(connection) {
-            Ok(slot) => {
-                self.table.set_alarm(slot, Some(until));
-                if let Err(error) = self.watch(slot, sources) {
-                    return self.end(slot, error);
-                }
-                self.table.enqueue(slot);
-            }
-            Err(connection) => connection.refuse(io::Error::new(
-                io::ErrorKind::ResourceBusy,
-                "the socket device has as many connections as it may have",
-            )),
+        let slot = self.table.insert(connection);
+        self.tally.open.set(self.table.len() as u64);
+        self.table.set_alarm(slot, Some(until));
+        match self.watch(slot, sources) {
+            Ok(()) => self.table.enqueue(slot),
+            Err(error) => self.end(slot, error),
         }
     }
 
@@ -184,13 +181,14 @@ impl SocketDevice {
         None
     }
 
-    /// Where there is no room for a connection, one goes that the guest has long forgotten.
-    fn make_room(&mut self) {
+    /// Whether there is room for a connection. Where there is none, one goes that the guest has long forgotten.
+    fn has_room(&mut self) -> bool {
         if self.table.is_full()
             && let Some(slot) = self.table.lingering()
         {
             self.forget(slot);
         }
+        !self.table.is_full()
     }
 
     /// Watches the socket of a connection.

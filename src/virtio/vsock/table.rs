@@ -73,22 +73,18 @@ impl Table {
         share.min(self.buffer).max(FLOOR).max(now)
     }
 
-    /// Takes a connection in, unless there are too many.
-    pub fn insert(&mut self, connection: Connection) -> Result<u32, Connection> {
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None if self.slots.len() < self.limit => {
-                self.slots.push(Slot::default());
-                (self.slots.len() - 1) as u32
-            }
-            None => return Err(connection),
-        };
+    /// Takes a connection in; whoever calls this has seen that there is room.
+    pub fn insert(&mut self, connection: Connection) -> u32 {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            (self.slots.len() - 1) as u32
+        });
         self.by_ports.insert(connection.ports, slot);
         self.committed += connection.window.size() as usize;
         if let Some(place) = self.slots.get_mut(slot as usize) {
             place.connection = Some(connection);
         }
-        Ok(slot)
+        slot
     }
 
     pub fn get(&mut self, slot: u32) -> Option<&mut Connection> {

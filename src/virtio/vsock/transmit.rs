@@ -60,22 +60,20 @@ impl SocketDevice {
 
     /// The guest wants a connection.
     fn request(&mut self, ports: Ports, kind: Kind, header: &Header, sources: Sources<'_>) {
-        self.make_room();
+        if !self.has_room() {
+            self.tally.refused.add(1);
+            let kind = packet::kind_number(kind);
+            return self.resets.push_back(Reset { cid: HOST, ports, kind });
+        }
         let window = self.table.share(0);
         let mut connection = Connection::wanted(ports, kind, Instant::now(), window);
-        let credit = (header.buf_alloc.into(), header.fwd_cnt.into());
-        let sane = connection.allowance.update(credit.0, credit.1).is_some();
-        match self.table.insert(connection) {
-            Ok(slot) if sane => {
-                self.tally.open.set(self.table.len() as u64);
-                self.dial(slot, sources);
-            }
-            Ok(slot) => self.break_off(slot),
-            Err(_) => {
-                self.tally.refused.add(1);
-                let kind = packet::kind_number(kind);
-                self.resets.push_back(Reset { cid: HOST, ports, kind });
-            }
+        let (size, forwarded) = (header.buf_alloc.into(), header.fwd_cnt.into());
+        let sane = connection.allowance.update(size, forwarded).is_some();
+        let slot = self.table.insert(connection);
+        self.tally.open.set(self.table.len() as u64);
+        match sane {
+            true => self.dial(slot, sources),
+            false => self.break_off(slot),
         }
     }
 
