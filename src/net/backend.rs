@@ -9,6 +9,8 @@ use std::io;
 use std::str::FromStr;
 use std::time::Instant;
 
+use virtio_bindings::virtio_net::*;
+
 use crate::memory::Buffers;
 use crate::virtio::{HostEvent, Sources};
 
@@ -40,9 +42,9 @@ bitflags::bitflags! {
 /// What goes before a frame (struct virtio_net_hdr, §5.1.6), without `num_buffers`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Header {
-    /// VIRTIO_NET_HDR_F_NEEDS_CSUM and its like.
+    /// [`NEEDS_CSUM`](Self::NEEDS_CSUM) and its like.
     pub flags: u8,
-    /// VIRTIO_NET_HDR_GSO_NONE and its like.
+    /// [`GSO_NONE`](Self::GSO_NONE) and its like.
     pub gso_type: u8,
     /// How long the headers are that each piece of a large packet begins with.
     pub hdr_len: u16,
@@ -57,6 +59,18 @@ pub struct Header {
 impl Header {
     /// Bytes of it.
     pub const LEN: usize = 10;
+    /// Of the flags: the checksum is to be computed.
+    pub const NEEDS_CSUM: u8 = VIRTIO_NET_HDR_F_NEEDS_CSUM as u8;
+    /// Of the flags: the checksum is known to be right.
+    pub const DATA_VALID: u8 = VIRTIO_NET_HDR_F_DATA_VALID as u8;
+    /// The frame is a packet as it is.
+    pub const GSO_NONE: u8 = VIRTIO_NET_HDR_GSO_NONE as u8;
+    /// It is TCP over IPv4, to be cut into pieces.
+    pub const GSO_TCPV4: u8 = VIRTIO_NET_HDR_GSO_TCPV4 as u8;
+    /// The same over IPv6.
+    pub const GSO_TCPV6: u8 = VIRTIO_NET_HDR_GSO_TCPV6 as u8;
+    /// The same for UDP.
+    pub const GSO_UDP: u8 = VIRTIO_NET_HDR_GSO_UDP_L4 as u8;
 
     /// As a driver, or a tap, has it in memory.
     pub fn from_bytes(bytes: [u8; Self::LEN]) -> Self {

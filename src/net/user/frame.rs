@@ -24,9 +24,6 @@ pub const HEAD: usize = 256;
 /// The most that a UDP datagram may carry.
 pub const LARGEST_DATAGRAM: usize = 65507;
 
-/// VIRTIO_NET_HDR_F_NEEDS_CSUM.
-pub const NEEDS_CSUM: u8 = 1;
-
 /// Why a frame from the guest goes no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, Icmpv6Packet, IpProtocol, UdpPacket};
 
-use super::frame::{self, ETHERNET, Fault, HEAD, NEEDS_CSUM, Packet};
+use super::frame::{self, ETHERNET, Fault, HEAD, Packet};
 use super::icmp::{self, Quote, Trouble};
 use super::router::{DNS, Way};
 use super::udp::Key;
@@ -60,7 +60,7 @@ impl User {
             return self.wire.count().spoofed.one();
         }
         // The checksum of such a packet is not there yet, and on its way here nothing can have happened to it.
-        let good = header.flags & NEEDS_CSUM != 0;
+        let good = header.flags & Header::NEEDS_CSUM != 0;
         // Short frames are filled up with what belongs to nobody.
         let list = std::mem::take(&mut self.spare);
         let list = list.refill(frame, ETHERNET + packet.header, packet.payload);

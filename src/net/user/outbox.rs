@@ -8,9 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{EthernetProtocol, IpProtocol, Ipv4Packet, UdpPacket, UdpRepr};
 
-use super::frame::{
-    ETHERNET, IPV4, IPV6, LARGEST_DATAGRAM, NEEDS_CSUM, UDP, copy, ethernet, ipv4, ipv6,
-};
+use super::frame::{ETHERNET, IPV4, IPV6, LARGEST_DATAGRAM, UDP, copy, ethernet, ipv4, ipv6};
 use crate::net::{Header, MacAddr};
 
 /// Who is on the link.
@@ -291,7 +289,7 @@ impl Outbox {
             let ([e, f], [g, h]) = (length.to_be_bytes(), pseudo.to_be_bytes());
             copy(bytes, start, &[a, b, c, d, e, f, g, h]);
             copy(bytes, start + UDP, data);
-            header.flags = NEEDS_CSUM;
+            header.flags = Header::NEEDS_CSUM;
             header.csum_start = start as u16;
             header.csum_offset = 6;
         });

@@ -3,8 +3,6 @@
 //! A host side, which may be the host's kernel, sees only headers that agree with the frame behind them and with what
 //! was negotiated. So does the driver, whatever the host side makes up.
 
-use virtio_bindings::virtio_net::*;
-
 use super::features::Features;
 use crate::net::Header;
 
@@ -17,13 +15,6 @@ pub(super) const SHORTEST: usize = 14;
 pub(super) const AROUND: usize = SHORTEST + 4;
 /// The longest frame with a large packet in it: 65562 bytes with what goes before it (§5.1.6.3.1).
 pub(super) const LONGEST: usize = 65562 - BEFORE;
-
-const NEEDS_CSUM: u8 = VIRTIO_NET_HDR_F_NEEDS_CSUM as u8;
-const DATA_VALID: u8 = VIRTIO_NET_HDR_F_DATA_VALID as u8;
-const NONE: u8 = VIRTIO_NET_HDR_GSO_NONE as u8;
-const TCPV4: u8 = VIRTIO_NET_HDR_GSO_TCPV4 as u8;
-const TCPV6: u8 = VIRTIO_NET_HDR_GSO_TCPV6 as u8;
-const UDP: u8 = VIRTIO_NET_HDR_GSO_UDP_L4 as u8;
 
 /// Why a frame goes no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +36,10 @@ pub(super) fn from_driver(
         Large::Tcp6 => accepted.contains(Features::HOST_TSO6),
         Large::Udp => accepted.contains(Features::HOST_USO),
     })?;
-    let longest = if checked.gso_type == NONE { usize::from(mtu) + AROUND } else { LONGEST };
+    let longest =
+        if checked.gso_type == Header::GSO_NONE { usize::from(mtu) + AROUND } else { LONGEST };
     // Whether a checksum is right is nothing that a guest could vouch for.
-    let checked = Header { flags: checked.flags & NEEDS_CSUM, ..checked };
+    let checked = Header { flags: checked.flags & Header::NEEDS_CSUM, ..checked };
     if len > longest { Err(Refused::TooLarge) } else { Ok(checked) }
 }
 
@@ -68,7 +60,7 @@ pub(super) fn for_driver(
         Large::Udp => accepted.intersects(Features::GUEST_USO4 | Features::GUEST_USO6),
     })?;
     let flags = match accepted.contains(Features::GUEST_CSUM) {
-        true => checked.flags & (NEEDS_CSUM | DATA_VALID),
+        true => checked.flags & (Header::NEEDS_CSUM | Header::DATA_VALID),
         false => 0,
     };
     Ok(Header { flags, ..checked })
@@ -88,20 +80,20 @@ fn checked(header: Header, len: usize, allowed: impl Fn(Large) -> bool) -> Resul
     if len < SHORTEST {
         return Err(Refused::Malformed);
     }
-    let incomplete = flags & NEEDS_CSUM != 0;
+    let incomplete = flags & Header::NEEDS_CSUM != 0;
     let end = usize::from(csum_start) + usize::from(csum_offset) + size_of::<u16>();
     if incomplete && (!allowed(Large::Csum) || end > len) {
         return Err(Refused::Malformed);
     }
     let (csum_start, csum_offset) = if incomplete { (csum_start, csum_offset) } else { (0, 0) };
     let large = match gso_type {
-        NONE => {
+        Header::GSO_NONE => {
             let header = Header { flags, csum_start, csum_offset, ..Header::default() };
             return Ok(header);
         }
-        TCPV4 => Large::Tcp4,
-        TCPV6 => Large::Tcp6,
-        UDP => Large::Udp,
+        Header::GSO_TCPV4 => Large::Tcp4,
+        Header::GSO_TCPV6 => Large::Tcp6,
+        Header::GSO_UDP => Large::Udp,
         // Among them those with VIRTIO_NET_HDR_GSO_ECN, which goes with features that nobody offers.
         _ => return Err(Refused::Malformed),
     };

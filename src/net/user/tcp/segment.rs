@@ -18,10 +18,6 @@ const TCP: usize = 20;
 pub(super) const MAX_HEADERS: usize = ETHERNET + 40 + TCP + 8;
 const ETHERNET: usize = 14;
 
-const NEEDS_CSUM: u8 = 1;
-const GSO_TCPV4: u8 = 1;
-const GSO_TCPV6: u8 = 4;
-
 /// What the header of a segment says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Segment {
@@ -223,11 +219,12 @@ pub(super) fn frame(
     let headers = start + tcp_header;
     *header = Header::default();
     let checksum = if shape.partial {
-        header.flags = NEEDS_CSUM;
+        header.flags = Header::NEEDS_CSUM;
         header.csum_start = start as u16;
         header.csum_offset = 16;
         if shape.payload > usize::from(shape.mss) {
-            header.gso_type = if key.remote.is_ipv4() { GSO_TCPV4 } else { GSO_TCPV6 };
+            header.gso_type =
+                if key.remote.is_ipv4() { Header::GSO_TCPV4 } else { Header::GSO_TCPV6 };
             header.gso_size = shape.mss;
             header.hdr_len = headers as u16;
         }
