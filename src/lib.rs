@@ -64,3 +64,4 @@ pub use console::{Console, Console as Serial, RingBuffer};
 pub use disk::Disk;
 pub use net::Net;
 pub use vm::{End, Error, OnReset, Running, Vm, VmBuilder};
+pub use vsock::Vsock;

@@ -6,6 +6,7 @@
 
 mod disk;
 mod net;
+mod vsock;
 
 use std::error::Error as _;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use hyperkit::console::Console;
 use hyperkit::disk::Disk;
 use hyperkit::net::Net;
 use hyperkit::vm::{End, Error, OnReset, Vm};
+use hyperkit::vsock::Vsock;
 use lexopt::prelude::*;
 use uuid::Uuid;
 
@@ -46,6 +48,12 @@ Usage: boot --kernel FILE [OPTION]...
                        to the host), dns=ADDRESS, mtu=N, capture=FILE, no-loopback, no-ipv6; tap=NAME; stream=PATH
                        (passt, gvproxy); datagram=PATH[,magic] (gvproxy, vfkit); vpnkit=PATH[,uuid=UUID]
                        [,address=IPV4][,mac-file=PATH]. All of them: mac=ADDRESS
+  --vsock OPTION[,OPTION]...
+                       sockets between programs of the host and the guest: hybrid=PATH (Firecracker's way: say
+                       CONNECT PORT at PATH; the guest connects to PATH_PORT), hyperkit=DIR and forward=PORT...
+                       (HyperKit's: DIR/connect, DIR/guest.PORT; DIR/00000002.PORT), guest=PORT:PATH and
+                       host=PORT:PATH (a socket for each port of the guest or the host, as vfkit has them), cid=N
+                       [3], connections=N [8192]
   --console KIND       what the terminal is in the guest: serial (ttyS0) or virtio (hvc0) [serial]
   --virtio-on-cmdline  announce virtio devices on the command line, for kernels without ACPI
   --no-reboot          end when the guest asks for a reset, instead of booting again
@@ -80,13 +88,14 @@ struct Options {
     uuid: Uuid,
     disks: Vec<Disk>,
     nets: Vec<Net>,
+    vsock: Option<Vsock>,
     virtio_console: bool,
     virtio_on_cmdline: bool,
     reboot: bool,
 }
 
 enum Task {
-    Boot(Options),
+    Boot(Box<Options>),
     Probe,
     Help,
 }
@@ -99,7 +108,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Task::Probe) => probe(),
-        Ok(Task::Boot(options)) => boot(options),
+        Ok(Task::Boot(options)) => boot(*options),
         Err(error) => {
             eprintln!("boot: {error}; see --help");
             ExitCode::from(USAGE)
@@ -111,7 +120,7 @@ fn parse() -> Result<Task, lexopt::Error> {
     let (mut kernel, mut initrd, mut cmdline) = (None, None, None);
     let (mut cpus, mut memory, mut uuid) = (1, 512 << 20, Uuid::new_v4());
     let (mut huge_pages, mut virtio_console, mut virtio_on_cmdline) = (false, false, false);
-    let (mut reboot, mut disks, mut nets) = (true, Vec::new(), Vec::new());
+    let (mut reboot, mut disks, mut nets, mut vsock) = (true, Vec::new(), Vec::new(), None);
     let mut args = lexopt::Parser::from_env();
     while let Some(arg) = args.next()? {
         match arg {
@@ -128,6 +137,7 @@ fn parse() -> Result<Task, lexopt::Error> {
                 disks.push(image.read_only());
             }
             Long("net") => nets.push(net::net(&args.value()?.string()?)?),
+            Long("vsock") => vsock = Some(vsock::vsock(&args.value()?.string()?)?),
             Long("console") => {
                 virtio_console = args.value()?.parse_with(|kind| match kind {
                     "serial" => Ok(false),
@@ -142,7 +152,7 @@ fn parse() -> Result<Task, lexopt::Error> {
             _ => return Err(arg.unexpected()),
         }
     }
-    Ok(Task::Boot(Options {
+    Ok(Task::Boot(Box::new(Options {
         kernel: kernel.ok_or("--kernel is missing")?,
         initrd,
         cmdline,
@@ -152,10 +162,11 @@ fn parse() -> Result<Task, lexopt::Error> {
         uuid,
         disks,
         nets,
+        vsock,
         virtio_console,
         virtio_on_cmdline,
         reboot,
-    }))
+    })))
 }
 
 /// The words of an argument, which are separated by commas; two commas are one in a word.
@@ -267,6 +278,9 @@ fn run(options: Options) -> Result<End, Error> {
     }
     for net in options.nets {
         builder = builder.net(net);
+    }
+    if let Some(vsock) = options.vsock {
+        builder = builder.vsock(vsock);
     }
     let running = builder.build()?.start()?;
     std::thread::scope(|scope| {

@@ -32,7 +32,9 @@ use crate::sys;
 use crate::vcpu::{self, VcpuBus};
 use crate::virtio::blk::{Block, DiskHandle};
 use crate::virtio::net::CardHandle;
+use crate::virtio::vsock::SocketDevice;
 use crate::virtio::{self, MmioTransport, VirtioDevice};
+use crate::vsock::{Vsock, VsockHandle};
 
 /// A machine without its accelerator's type.
 pub(super) trait Startable: Send {
@@ -55,6 +57,7 @@ pub(super) struct Machine<V: AccelVm> {
     reboot: bool,
     disks: Vec<DiskHandle>,
     cards: Vec<CardHandle>,
+    vsock: VsockHandle,
     /// Last, so that they close once no device can write to them any more.
     _consoles: Vec<OpenConsole>,
 }
@@ -210,6 +213,15 @@ impl<V: AccelVm> Machine<V> {
             cards.push(card.handle());
             parts.virtio(Box::new(card))?;
         }
+        let vsock = match config.vsock {
+            Some(vsock) => {
+                let host = vsock.open()?;
+                let handle = host.handle();
+                parts.virtio(Box::new(SocketDevice::new(host)))?;
+                handle
+            }
+            None => Vsock::new().open()?.handle(),
+        };
         if config.rng {
             parts.virtio(Box::new(virtio::rng::Rng::new()))?;
         }
@@ -248,6 +260,7 @@ impl<V: AccelVm> Machine<V> {
             reboot: config.on_reset == OnReset::Reboot,
             disks,
             cards,
+            vsock,
             _consoles: consoles,
             vm,
             ram,
@@ -331,6 +344,7 @@ impl<V: AccelVm> Startable for Machine<V> {
         vcpus.wait_ready()?;
         let power = self.power.clone();
         let (disks, cards) = (self.disks.clone(), self.cards.clone());
+        let vsock = self.vsock.clone();
         control.boot(entry);
         let supervisor = {
             let control = control.clone();
@@ -342,7 +356,7 @@ impl<V: AccelVm> Startable for Machine<V> {
             })
         };
         let supervisor = supervisor.map_err(Error::host("start the machine's thread"))?;
-        Ok(Running::new(control, power, disks, cards, supervisor))
+        Ok(Running::new(control, power, disks, cards, vsock, supervisor))
     }
 }
 

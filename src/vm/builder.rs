@@ -14,6 +14,7 @@ use crate::disk::Disk;
 use crate::memory::Backing;
 use crate::net::Net;
 use crate::virtio::VirtioDevice;
+use crate::vsock::Vsock;
 
 /// What happens when the guest asks for a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,6 +39,7 @@ pub struct VmBuilder<A = Native> {
     pub(super) consoles: Vec<Console>,
     pub(super) disks: Vec<Disk>,
     pub(super) nets: Vec<Net>,
+    pub(super) vsock: Option<Vsock>,
     pub(super) rng: bool,
     pub(super) virtio: Vec<Box<dyn VirtioDevice>>,
     pub(super) ports: Vec<Claim>,
@@ -68,6 +70,7 @@ impl Default for VmBuilder {
             consoles: Vec::new(),
             disks: Vec::new(),
             nets: Vec::new(),
+            vsock: None,
             rng: true,
             virtio: Vec::new(),
             ports: Vec::new(),
@@ -93,6 +96,7 @@ impl<A: Accelerator> VmBuilder<A> {
             consoles: self.consoles,
             disks: self.disks,
             nets: self.nets,
+            vsock: self.vsock,
             rng: self.rng,
             virtio: self.virtio,
             ports: self.ports,
@@ -155,6 +159,13 @@ impl<A: Accelerator> VmBuilder<A> {
     /// Adds a network card.
     pub fn net(mut self, net: impl Into<Net>) -> Self {
         self.nets.push(net.into());
+        self
+    }
+
+    /// Gives the machine a socket device: connections between programs of the host and of the guest, without a network.
+    /// A machine has one; another call replaces it.
+    pub fn vsock(mut self, vsock: Vsock) -> Self {
+        self.vsock = Some(vsock);
         self
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{accel, boot, bus, console, disk, memory, net};
+use crate::{accel, boot, bus, console, disk, memory, net, vsock};
 
 /// Why a machine could not be built, started or kept running.
 ///
@@ -31,6 +31,9 @@ pub enum Error {
     /// A network card could not be had.
     #[error(transparent)]
     Net(Arc<net::Error>),
+    /// The machine's sockets could not be opened on the host.
+    #[error(transparent)]
+    Vsock(Arc<vsock::Error>),
     /// Two devices want the same addresses.
     #[error(transparent)]
     Bus(Arc<bus::Error>),
@@ -69,6 +72,7 @@ from!(
     console::Error => Console,
     disk::Error => Disk,
     net::Error => Net,
+    vsock::Error => Vsock,
     bus::Error => Bus
 );
 

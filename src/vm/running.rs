@@ -10,6 +10,7 @@ use super::{End, Error};
 use crate::device::acpi_pm::AcpiPm;
 use crate::virtio::blk::DiskHandle;
 use crate::virtio::net::CardHandle;
+use crate::vsock::VsockHandle;
 
 /// A running machine. Every method may be called from any thread; dropping the handle stops the machine.
 pub struct Running {
@@ -17,6 +18,7 @@ pub struct Running {
     power: Arc<AcpiPm>,
     disks: Vec<DiskHandle>,
     cards: Vec<CardHandle>,
+    vsock: VsockHandle,
     supervisor: Option<JoinHandle<()>>,
 }
 
@@ -26,9 +28,10 @@ impl Running {
         power: Arc<AcpiPm>,
         disks: Vec<DiskHandle>,
         cards: Vec<CardHandle>,
+        vsock: VsockHandle,
         supervisor: JoinHandle<()>,
     ) -> Self {
-        Self { control, power, disks, cards, supervisor: Some(supervisor) }
+        Self { control, power, disks, cards, vsock, supervisor: Some(supervisor) }
     }
 
     /// Stops vCPUs and devices where they are. When it returns, no guest instruction runs and no device touches
@@ -62,6 +65,12 @@ impl Running {
     /// The machine's network cards, in the order in which the builder got them.
     pub fn cards(&self) -> &[CardHandle] {
         &self.cards
+    }
+
+    /// The machine's sockets: connections to its programs, and from them. Without
+    /// [`VmBuilder::vsock`](super::VmBuilder::vsock), every connection is refused with an error that says so.
+    pub fn vsock(&self) -> &VsockHandle {
+        &self.vsock
     }
 
     /// Ends the machine, without asking the guest. Returns when it has ended; always works, and takes well under
