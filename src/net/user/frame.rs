@@ -5,8 +5,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use smoltcp::wire::{
-    EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet,
+    EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, checksum,
 };
+use vm_memory::VolatileSlice;
 
 use crate::memory::Buffers;
 use crate::net::MacAddr;
@@ -151,14 +152,14 @@ impl Packet {
     }
 }
 
-/// The ones' complement sum of pieces of guest memory, folded to 16 bits.
-pub fn sum(buffers: Buffers<'_>) -> u16 {
+/// The ones' complement sum of pieces of guest memory, folded to 16 bits (RFC 1071).
+pub fn sum<'a>(memory: impl Iterator<Item = VolatileSlice<'a>>) -> u16 {
     let mut bytes = [0; 1024];
     let (mut sum, mut odd) = (0u64, false);
-    for mut slice in buffers.slices() {
+    for mut slice in memory {
         while !slice.is_empty() {
             let count = slice.copy_to(&mut bytes[..]);
-            let part = smoltcp::wire::checksum::data(bytes.get(..count).unwrap_or_default());
+            let part = checksum::data(bytes.get(..count).unwrap_or_default());
             sum += u64::from(if odd { part.swap_bytes() } else { part });
             odd ^= count % 2 == 1;
             match slice.offset(count) {
@@ -175,14 +176,18 @@ pub fn sum(buffers: Buffers<'_>) -> u16 {
 
 /// Whether the checksum of what a TCP or UDP packet carries is right.
 pub fn verify(packet: &Packet, payload: Buffers<'_>) -> bool {
-    let length = packet.payload as u32;
-    let pseudo = smoltcp::wire::checksum::pseudo_header(
-        &packet.source.into(),
-        &packet.destination.into(),
-        packet.protocol,
-        length,
-    );
-    smoltcp::wire::checksum::combine(&[pseudo, sum(payload)]) == !0
+    let ends = (packet.source, packet.destination);
+    let pseudo = pseudo_header(ends, packet.protocol, packet.payload as u32);
+    checksum::combine(&[pseudo, sum(payload.slices())]) == !0
+}
+
+/// The sum over what stands for the IP header in the checksum of `length` bytes in it.
+pub fn pseudo_header((from, to): (IpAddr, IpAddr), protocol: IpProtocol, length: u32) -> u16 {
+    // There are no packets between the families, nor sums for them.
+    if from.is_ipv4() != to.is_ipv4() {
+        return 0;
+    }
+    checksum::pseudo_header(&from.into(), &to.into(), protocol, length)
 }
 
 /// Copies `from` into `bytes`, as much of it as fits behind `at`.

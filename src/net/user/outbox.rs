@@ -8,7 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{EthernetProtocol, IpProtocol, Ipv4Packet, UdpPacket, UdpRepr};
 
-use super::frame::{ETHERNET, IPV4, IPV6, LARGEST_DATAGRAM, UDP, copy, ethernet, ipv4, ipv6};
+use super::frame::{
+    ETHERNET, IPV4, IPV6, LARGEST_DATAGRAM, UDP, copy, ethernet, ipv4, ipv6, pseudo_header,
+};
 use crate::net::{Header, MacAddr};
 
 /// Who is on the link.
@@ -279,12 +281,7 @@ impl Outbox {
                 }
                 _ => return,
             };
-            let pseudo = smoltcp::wire::checksum::pseudo_header(
-                &from.ip().into(),
-                &to.ip().into(),
-                IpProtocol::Udp,
-                length.into(),
-            );
+            let pseudo = pseudo_header((from.ip(), to.ip()), IpProtocol::Udp, length.into());
             let ([a, b], [c, d]) = (from.port().to_be_bytes(), to.port().to_be_bytes());
             let ([e, f], [g, h]) = (length.to_be_bytes(), pseudo.to_be_bytes());
             copy(bytes, start, &[a, b, c, d, e, f, g, h]);

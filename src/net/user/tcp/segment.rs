@@ -1,7 +1,10 @@
 //! TCP segments: what the guest's say, and the frames that carry ours.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
+use smoltcp::wire::{EthernetProtocol, IpProtocol, checksum};
+
+use super::super::frame::{ETHERNET, IPV4, IPV6, copy, ethernet, ip_header, pseudo_header, sum};
 use super::Link;
 use crate::memory::Buffers;
 use crate::net::Header;
@@ -15,8 +18,7 @@ pub(super) const ACK: u8 = 1 << 4;
 /// The shortest TCP header.
 const TCP: usize = 20;
 /// Ethernet, IPv6, TCP, and the options of a SYN.
-pub(super) const MAX_HEADERS: usize = ETHERNET + 40 + TCP + 8;
-const ETHERNET: usize = 14;
+pub(super) const MAX_HEADERS: usize = ETHERNET + IPV6 + TCP + 8;
 
 /// What the header of a segment says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +106,7 @@ pub(super) struct Key {
 impl Key {
     /// Bytes of an IP header.
     pub fn ip_header(&self) -> usize {
-        if self.remote.is_ipv4() { 20 } else { 40 }
+        if self.remote.is_ipv4() { IPV4 } else { IPV6 }
     }
 
     /// Bytes before the data of a segment without options.
@@ -114,7 +116,7 @@ impl Key {
 
     /// The most data that an IP packet can hold: in one of IPv6 only what comes after the header is counted.
     pub fn max_payload(&self) -> usize {
-        let ip = if self.remote.is_ipv4() { 20 } else { 0 };
+        let ip = if self.remote.is_ipv4() { IPV4 } else { 0 };
         usize::from(u16::MAX) - ip - TCP
     }
 }
@@ -162,51 +164,19 @@ pub(super) fn frame(
     }
     let tcp_header = TCP + option_bytes;
     let tcp_len = tcp_header + shape.payload;
-    let ip_len = key.ip_header();
-    let start = ETHERNET + ip_len;
+    let start = ETHERNET + key.ip_header();
     let mut bytes = [0; MAX_HEADERS];
-    let mut at = 0;
+    let is_v4 = key.remote.is_ipv4();
+    let kind = if is_v4 { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 };
+    ethernet(&mut bytes, link.ours, link.guest, kind);
+    let (_, packet) = bytes.split_at_mut(ETHERNET);
+    let ends = (key.remote.ip(), key.guest.ip());
+    ip_header(packet, ends, IpProtocol::Tcp, 64, tcp_len.min(u16::MAX.into()) as u16);
+    let mut at = start;
     let mut put = |part: &[u8]| {
-        if let Some(place) = bytes.get_mut(at..at + part.len()) {
-            place.copy_from_slice(part);
-        }
+        copy(&mut bytes, at, part);
         at += part.len();
     };
-    put(&link.guest.0);
-    put(&link.ours.0);
-    let mut sum = Sum::default();
-    match (key.remote.ip(), key.guest.ip()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            put(&[0x08, 0]);
-            let total = (ip_len + tcp_len).min(u16::MAX.into()) as u16;
-            let [a, b] = total.to_be_bytes();
-            let mut ip = [0x45, 0, a, b, 0, 0, 0x40, 0, 64, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-            let (_, addresses) = ip.split_at_mut(12);
-            let (first, second) = addresses.split_at_mut(4);
-            first.copy_from_slice(&from.octets());
-            second.copy_from_slice(&to.octets());
-            sum.add(addresses_of(&ip));
-            let mut own = Sum::default();
-            own.add(&ip);
-            [ip[10], ip[11]] = (!own.fold()).to_be_bytes();
-            put(&ip);
-        }
-        (from, to) => {
-            put(&[0x86, 0xdd]);
-            let [a, b] = (tcp_len.min(u16::MAX.into()) as u16).to_be_bytes();
-            put(&[0x60, 0, 0, 0, a, b, 6, 64]);
-            for ip in [from, to] {
-                let octets = match ip {
-                    IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-                    IpAddr::V6(ip) => ip.octets(),
-                };
-                sum.add(&octets);
-                put(&octets);
-            }
-        }
-    }
-    sum.add(&[0, 6]);
-    sum.add(&(tcp_len as u32).to_be_bytes());
     put(&key.remote.port().to_be_bytes());
     put(&key.guest.port().to_be_bytes());
     put(&say.sequence.to_be_bytes());
@@ -218,98 +188,22 @@ pub(super) fn frame(
     put(options.get(..option_bytes).unwrap_or_default());
     let headers = start + tcp_header;
     *header = Header::default();
+    let pseudo = pseudo_header(ends, IpProtocol::Tcp, tcp_len as u32);
     let checksum = if shape.partial {
         header.flags = Header::NEEDS_CSUM;
         header.csum_start = start as u16;
         header.csum_offset = 16;
         if shape.payload > usize::from(shape.mss) {
-            header.gso_type =
-                if key.remote.is_ipv4() { Header::GSO_TCPV4 } else { Header::GSO_TCPV6 };
+            header.gso_type = if is_v4 { Header::GSO_TCPV4 } else { Header::GSO_TCPV6 };
             header.gso_size = shape.mss;
             header.hdr_len = headers as u16;
         }
-        sum.fold()
+        pseudo
     } else {
-        sum.add(bytes.get(start..headers).unwrap_or_default());
-        sum.add_memory(space, headers, shape.payload);
-        !sum.fold()
+        let head = checksum::data(bytes.get(start..headers).unwrap_or_default());
+        !checksum::combine(&[pseudo, head, sum(space.part(headers, shape.payload))])
     };
-    if let Some(place) = bytes.get_mut(start + 16..start + 18) {
-        place.copy_from_slice(&checksum.to_be_bytes());
-    }
+    copy(&mut bytes, start + 16, &checksum.to_be_bytes());
     space.fill_from(bytes.get(..headers).unwrap_or_default());
     headers + shape.payload
-}
-
-/// The two addresses in an IPv4 header.
-fn addresses_of(ip: &[u8; 20]) -> &[u8] {
-    ip.split_at(12).1
-}
-
-/// A checksum that is being computed (RFC 1071).
-#[derive(Default)]
-struct Sum {
-    sum: u64,
-    /// An odd number of bytes was added.
-    odd: bool,
-}
-
-impl Sum {
-    fn add(&mut self, mut bytes: &[u8]) {
-        if self.odd
-            && let [first, rest @ ..] = bytes
-        {
-            self.sum += u64::from(*first);
-            self.odd = false;
-            bytes = rest;
-        }
-        let mut words = bytes.chunks_exact(4);
-        for word in &mut words {
-            let mut word_bytes = [0; 4];
-            word_bytes.copy_from_slice(word);
-            self.sum += u64::from(u32::from_be_bytes(word_bytes));
-        }
-        match *words.remainder() {
-            [] => {}
-            [a] => self.last(a, None),
-            [a, b] => self.last(a, Some(b)),
-            [a, b, c, ..] => {
-                self.last(a, Some(b));
-                self.last(c, None);
-            }
-        }
-    }
-
-    fn last(&mut self, a: u8, b: Option<u8>) {
-        self.sum += u64::from(u16::from_be_bytes([a, b.unwrap_or_default()]));
-        self.odd = b.is_none();
-    }
-
-    /// Adds `len` bytes of guest memory from `skip` on.
-    fn add_memory(&mut self, memory: Buffers<'_>, mut skip: usize, mut len: usize) {
-        let mut chunk = [0; 2048];
-        for slice in memory.slices() {
-            let mut at = skip.min(slice.len());
-            skip -= at;
-            while at < slice.len() && len > 0 {
-                let count = len.min(chunk.len()).min(slice.len() - at);
-                let (Ok(piece), Some(room)) = (slice.subslice(at, count), chunk.get_mut(..count))
-                else {
-                    return;
-                };
-                piece.copy_to(room);
-                self.add(room);
-                at += count;
-                len -= count;
-            }
-        }
-    }
-
-    fn fold(&self) -> u16 {
-        let mut sum = self.sum;
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        sum as u16
-    }
 }
