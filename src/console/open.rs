@@ -1,10 +1,10 @@
 //! Opening a console, and closing it again.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -20,6 +20,7 @@ use super::queue::Queue;
 use super::stream::{Reader, Writer};
 use super::{Console, Error, Part};
 use crate::sys;
+use crate::sys::Link;
 use crate::sys::terminal::{self, RawTerminal};
 
 /// Longest wait for the event loop: its last output, and a callback that may be under way.
@@ -67,7 +68,8 @@ impl Console {
                 }
                 Part::Pty(pty) => {
                     if let Some(path) = link.take() {
-                        open.link = Some(Link::make(path, &pty.path)?);
+                        let link = Link::make(&path, &pty.path);
+                        open.link = Some(link.map_err(|source| Error::Link { path, source })?);
                     }
                     let master = Arc::new(pty.master);
                     sources.push(Source::new(master.clone(), None));
@@ -217,30 +219,4 @@ fn create(path: &Path) -> io::Result<File> {
         .truncate(true)
         .custom_flags(flags.bits() as i32)
         .open(path)
-}
-
-/// A symbolic link that is removed when it is dropped, if it is still ours.
-struct Link {
-    path: PathBuf,
-    target: PathBuf,
-}
-
-impl Link {
-    fn make(path: PathBuf, target: &Path) -> Result<Self, Error> {
-        let stale = fs::symlink_metadata(&path).is_ok_and(|old| old.is_symlink());
-        let made = if stale { fs::remove_file(&path) } else { Ok(()) };
-        match made.and_then(|()| symlink(target, &path)) {
-            Ok(()) => Ok(Self { path, target: target.to_owned() }),
-            Err(source) => Err(Error::Link { path, source }),
-        }
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        if fs::read_link(&self.path).is_ok_and(|target| target == self.target) {
-            // Nothing that a caller could do about a link that stays.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }

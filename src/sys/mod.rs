@@ -8,6 +8,9 @@ mod file_linux;
 #[cfg(target_os = "macos")]
 mod file_macos;
 
+mod link;
+pub(crate) use link::Link;
+
 mod notifier;
 pub use notifier::Notifier;
 

@@ -1,8 +1,5 @@
 //! Unix sockets that have a name, and pairs that have none.
 
-// The module that uses what is in here is being written.
-#![allow(dead_code)]
-
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -34,11 +31,11 @@ pub(crate) fn connect(path: &Path, kind: SocketType) -> io::Result<OwnedFd> {
     }
 }
 
-/// A socket at `path`, where nothing may be, that nobody can connect to before it listens. On Linux its file has the
-/// given mode from the beginning on, less what the umask forbids.
-pub(crate) fn bind(path: &Path, mode: Mode) -> io::Result<OwnedFd> {
+/// A socket at `path`, where nothing may be, that nobody can connect to before it listens. On Linux its file is from
+/// the beginning on for its owner only, less what the umask forbids.
+pub(crate) fn bind(path: &Path) -> io::Result<OwnedFd> {
     let socket = system::socket(AddressFamily::UNIX, SocketType::STREAM)?;
-    system::set_mode(&socket, mode)?;
+    system::set_mode(&socket, Mode::RUSR | Mode::WUSR)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
 }

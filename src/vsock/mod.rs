@@ -31,19 +31,29 @@
 // The device that uses what is in here is being written.
 #![allow(dead_code)]
 
+mod bound;
 mod handle;
+mod handshake;
+mod listener;
 mod open;
 mod spec;
+mod stream;
 mod tally;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
+use rustix::net::SocketType;
+
 pub use handle::VsockHandle;
+pub use listener::{Incoming, VsockListener};
 pub use open::OpenVsock;
 pub use spec::{Error, Vsock};
+pub use stream::{VsockSeqPacket, VsockStream};
 pub use tally::Counters;
 pub(crate) use tally::Tally;
 
@@ -54,6 +64,16 @@ pub enum Kind {
     Stream,
     /// Messages, VIRTIO_VSOCK_TYPE_SEQPACKET.
     SeqPacket,
+}
+
+impl Kind {
+    /// The unix sockets that carry the same.
+    fn socket_type(self) -> SocketType {
+        match self {
+            Self::Stream => SocketType::STREAM,
+            Self::SeqPacket => SocketType::SEQPACKET,
+        }
+    }
 }
 
 /// The first number that the host side watches descriptors under; those below are the device's.

@@ -183,7 +183,7 @@ impl Vsock {
     /// Makes the sockets. A machine does this when it is built; connections wait until it runs.
     pub fn open(self) -> Result<OpenVsock, Error> {
         let settings = self.settings()?;
-        let shared = Shared::new(settings.cid).map_err(Error::NoNotifier)?;
+        let shared = Shared::new(self.cid).map_err(Error::NoNotifier)?;
         OpenVsock::new(self, settings, Arc::new(shared))
     }
 
