@@ -28,9 +28,6 @@
 //! # Ok(()) }
 //! ```
 
-// The device that uses what is in here is being written.
-#![allow(dead_code)]
-
 mod bound;
 mod handle;
 mod handshake;

@@ -220,7 +220,8 @@ fn long(dir: &TempDir, room: usize) -> PathBuf {
 
 #[test]
 fn a_path_is_too_long_if_the_longest_that_is_made_of_it_is() {
-    let conventions: [(fn(&Path) -> Vsock, &str); 4] = [
+    type Convention = (fn(&Path) -> Vsock, &'static str);
+    let conventions: [Convention; 4] = [
         (|dir| Vsock::new().hyperkit(dir).hyperkit_forward(1), "00000002.ffffffff"),
         (|dir| Vsock::new().hybrid(dir.join("v")), "v_4294967295"),
         (|dir| Vsock::new().guest_port(1, dir.join("ssh")), "ssh"),
