@@ -20,4 +20,5 @@ pub mod ring;
 pub mod seeds;
 pub mod serial;
 pub mod user_frames;
+pub mod user_tcp;
 pub mod virtio_mmio;

@@ -4,7 +4,7 @@
 
 use crate::ops::{Encode, unparse};
 use crate::{
-    chipset, dns_dhcp, kernel, net_stream, qcow2, queue, queue_net, serial, user_frames,
+    chipset, dns_dhcp, kernel, net_stream, qcow2, queue, queue_net, serial, user_frames, user_tcp,
     virtio_mmio,
 };
 
@@ -25,6 +25,7 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(kernel());
     seeds.extend(net_stream());
     seeds.extend(user_frames());
+    seeds.extend(user_tcp());
     seeds.extend(dns_dhcp());
     seeds.extend(qcow2());
     seeds
@@ -653,6 +654,105 @@ fn net_stream() -> impl Iterator<Item = Seed> {
             ("server-refuses", server, vec![init, reply(2, 255, 0)]),
             ("server-small", server, vec![init, reply(1, 1500, 81)]),
             ("server-other", server, vec![Op::Bytes { count: 400, value: 86 }]),
+        ],
+    )
+}
+
+fn user_tcp() -> impl Iterator<Item = Seed> {
+    use user_tcp::{ADVANCE, FAR_OFF, Head, Op, PARTIAL, WRONG};
+    const WINDOWS: u8 = 1 << 5;
+    let [tcp, unix] = [0xc0, 0xc7].map(|mode| Head { offloads: 0, initial: 0xffff_ff00, mode });
+    let offloaded = Head { offloads: u16::MAX, ..tcp };
+    let segment = |lane, flags, how, sequence: i16, window, length| Op::Segment {
+        lane,
+        flags,
+        how,
+        sequence: sequence as u16,
+        acknowledged: 0,
+        window,
+        length,
+    };
+    let all = Op::Receive { count: 255, space: u16::MAX };
+    let open = |lane| {
+        let syn = segment(lane, 2, ADVANCE | WINDOWS, 0, 65_000, 0);
+        [syn, Op::Turn {}, all, Op::Acknowledge { lane }]
+    };
+    let data = |lane, length| segment(lane, 0x18, ADVANCE, 0, 65_000, length);
+    let write = |lane, length| Op::Write { lane, length };
+    let read = |lane| Op::Read { lane, length: u16::MAX };
+    let end = |lane, how| Op::End { lane, how };
+    let both = |lane: u8| {
+        let ends = [write(lane, 9000), all, Op::Acknowledge { lane }, end(lane, 0), all];
+        let guest = [segment(lane, 0x11, ADVANCE, 0, 65_000, 0), Op::Turn {}, read(lane), all];
+        [&open(lane)[..], &[data(lane, 700), read(lane)], &ends, &guest].concat()
+    };
+    let after = |lane, ops: &[Op]| [&open(lane)[..], ops].concat();
+    let dialed = [
+        &[Op::Dial {}, Op::Turn {}, all, segment(3, 0x12, ADVANCE | WINDOWS, 0, 9000, 0)][..],
+        &[Op::Acknowledge { lane: 3 }, data(3, 100), read(3), write(3, 5000), all, end(3, 2), all],
+    ];
+    seeds(
+        "user_tcp",
+        [
+            ("both-ways", tcp, both(0)),
+            ("both-ways-unix", unix, both(1)),
+            ("both-ways-ipv6", offloaded, both(2)),
+            ("from-host", tcp, dialed.concat()),
+            (
+                "overlaps",
+                tcp,
+                after(
+                    0,
+                    &[
+                        segment(0, 0x10, 0, 100, 9000, 200),
+                        segment(0, 0x10, 0, 0, 9000, 150),
+                        segment(0, 0x10, 0, -50, 9000, 400),
+                        segment(0, 0x10, FAR_OFF, 0, 9000, 400),
+                        all,
+                        read(0),
+                    ],
+                ),
+            ),
+            (
+                "wrong-checksums",
+                tcp,
+                after(
+                    0,
+                    &[
+                        segment(0, 0x10, WRONG, 0, 9000, 200),
+                        segment(0, 4, WRONG, 0, 9000, 0),
+                        segment(0, 0x10, PARTIAL | ADVANCE, 0, 9000, 200),
+                        read(0),
+                    ],
+                ),
+            ),
+            (
+                "windows-shrink",
+                unix,
+                after(
+                    0,
+                    &[
+                        write(0, 60_000),
+                        Op::Receive { count: 3, space: u16::MAX },
+                        segment(0, 0x10, 0, 0, 100, 0),
+                        all,
+                        segment(0, 0x10, 0, 0, 0, 0),
+                        all,
+                        Op::Acknowledge { lane: 0 },
+                        all,
+                    ],
+                ),
+            ),
+            (
+                "nobody-reads",
+                unix,
+                after(0, &[[data(0, 16_000); 40], [all; 40], [read(0); 40]].concat()),
+            ),
+            ("repeats", tcp, after(0, &[write(0, 9000), all, segment(0, 0x10, 0, -9000, 9, 0)])),
+            ("many", Head { mode: 0, ..tcp }, [open(0), open(1), open(2), open(0)].concat()),
+            ("reset-by-host", tcp, after(0, &[data(0, 100), end(0, 3), all, data(0, 100), all])),
+            ("every-flag", tcp, (0..=255).map(|flags| segment(0, flags, 0, 0, 9000, 9)).collect()),
+            ("driver-goes", unix, after(1, &[data(1, 100), Op::Reset {}, data(1, 100), all])),
         ],
     )
 }

@@ -56,7 +56,7 @@ operations! {
 /// Who is who, in IPv4 and IPv6.
 const GUEST: [u8; 4] = [192, 168, 65, 3];
 const GATEWAY: [u8; 4] = [192, 168, 65, 1];
-const FAR: [u8; 4] = [203, 0, 113, 7];
+pub(crate) const FAR: [u8; 4] = [203, 0, 113, 7];
 const NETWORK6: [u8; 8] = [0xfd, 0x68, 0x6b, 0x6e, 0x65, 0x74, 0, 0x41];
 const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 const GATEWAY_MAC: [u8; 6] = [0xf6, 0x16, 0x36, 0xbc, 0xf9, 0xc6];
@@ -354,7 +354,7 @@ fn ethernet(kind: [u8; 2], payload: &[u8]) -> Vec<u8> {
     [&GATEWAY_MAC[..], &GUEST_MAC, &kind, payload].concat()
 }
 
-fn ipv4(protocol: u8, to: [u8; 4], payload: &[u8]) -> Vec<u8> {
+pub(crate) fn ipv4(protocol: u8, to: [u8; 4], payload: &[u8]) -> Vec<u8> {
     let [a, b] = (20 + payload.len() as u16).to_be_bytes();
     let mut packet = vec![0x45, 0, a, b, 0, 0, 0, 0, 64, protocol, 0, 0];
     packet.extend(GUEST);
@@ -363,7 +363,7 @@ fn ipv4(protocol: u8, to: [u8; 4], payload: &[u8]) -> Vec<u8> {
     ethernet([8, 0], &packet)
 }
 
-fn ipv6(protocol: u8, to: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn ipv6(protocol: u8, to: u8, payload: &[u8]) -> Vec<u8> {
     let [a, b] = (payload.len() as u16).to_be_bytes();
     let mut packet = vec![0x60, 0, 0, 0, a, b, protocol, 255];
     for host in [3, to] {

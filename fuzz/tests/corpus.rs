@@ -6,7 +6,7 @@ use std::path::Path;
 
 use hyperkit_fuzz::{
     chipset, dns_dhcp, kernel, net_stream, qcow2, queue, queue_net, seeds, serial, user_frames,
-    virtio_mmio,
+    user_tcp, virtio_mmio,
 };
 
 #[test]
@@ -52,6 +52,7 @@ fn every_target_survives_its_seeds() {
             "queue_rng" => queue::rng(&bytes),
             "serial" => serial::run(&bytes),
             "user_frames" => user_frames::run(&bytes),
+            "user_tcp" => user_tcp::run(&bytes),
             "virtio_mmio" => virtio_mmio::run(&bytes),
             other => panic!("no target {other}"),
         }
