@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use hyperkit::net::user::{Flow, Forward, Protocol, Target, UserNet, Verdict};
 use smoltcp::iface::SocketHandle;
@@ -11,7 +12,7 @@ use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::wire::IpEndpoint;
 
 use crate::datagrams::{GATEWAY, GUEST, GUEST6, HOST, HOST6};
-use crate::guest::{Guest, Net};
+use crate::guest::{Guest, Net, PATIENCE};
 
 /// Takes one connection, and sends back what comes until the other side ends.
 fn echo(mut stream: impl Read + Write) -> usize {
@@ -288,4 +289,39 @@ fn a_capture_has_what_passed_and_its_end_is_not_the_networks() {
         let error = UserNet::new().capture("/dev/full", 64).open().err().unwrap();
         assert!(error.to_string().contains("/dev/full"));
     }
+}
+
+#[test]
+fn a_connection_that_one_side_has_ended_is_given_up_after_the_time_that_was_set() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut guest = Guest::new(UserNet::new().tcp_half_closed(Duration::from_millis(50)));
+    let [ended, open] = [40000, 40001].map(|number| {
+        let handle = connect(&mut guest, number, SocketAddr::new(HOST, port));
+        guest.until(|guest| guest.sockets.get::<Socket<'_>>(handle).may_send().then_some(()));
+        (handle, listener.accept().unwrap().0)
+    });
+    let ((ended, mut stream), (open, _stream)) = (ended, open);
+    guest.sockets.get_mut::<Socket<'_>>(ended).close();
+    // The other one is not in a hurry, and neither is this one before its end.
+    guest.until(|guest| (guest.net.handle.counters().tcp_timed_out == 1).then_some(()));
+    assert_eq!(guest.net.handle.counters().tcp_flows, 1);
+    assert_eq!(guest.sockets.get::<Socket<'_>>(open).state(), State::Established);
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    guest.until(|_| stream.write(b"is anybody there?").err());
+}
+
+#[test]
+fn a_guest_that_does_not_answer_is_given_up_after_the_time_that_was_set() {
+    let mut net = Net::new(UserNet::new().tcp_half_open(Duration::from_millis(50)));
+    let bound = net.handle.forward(Forward::tcp(0, 80)).unwrap();
+    let mut stream = TcpStream::connect(bound.address.unwrap()).unwrap();
+    let end = Instant::now() + PATIENCE;
+    while net.handle.counters().tcp_timed_out == 0 {
+        assert!(Instant::now() < end, "the connection stays");
+        net.turn(Duration::from_millis(10));
+        net.drain();
+    }
+    assert_eq!(net.handle.counters().tcp_flows, 0);
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }

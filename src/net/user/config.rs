@@ -83,6 +83,8 @@ pub struct UserNet {
     pub(super) udp_idle: Duration,
     pub(super) tcp_flows: usize,
     pub(super) tcp_idle: Duration,
+    pub(super) tcp_half_open: Duration,
+    pub(super) tcp_half_closed: Duration,
 }
 
 impl Default for UserNet {
@@ -120,6 +122,8 @@ impl UserNet {
             udp_idle: Duration::from_secs(60),
             tcp_flows: 4096,
             tcp_idle: Duration::from_secs(2 * 60 * 60),
+            tcp_half_open: Duration::from_secs(60),
+            tcp_half_closed: Duration::from_secs(60),
         }
     }
 
@@ -225,6 +229,19 @@ impl UserNet {
     /// The same for TCP connections, 65,536 at most.
     pub fn tcp_limits(mut self, flows: usize, idle: Duration) -> Self {
         (self.tcp_flows, self.tcp_idle) = (flows, idle);
+        self
+    }
+
+    /// For how long a TCP connection may take to be established, on either side: a minute, if nothing else is said.
+    pub fn tcp_half_open(mut self, patience: Duration) -> Self {
+        self.tcp_half_open = patience;
+        self
+    }
+
+    /// For how long a TCP connection may be silent that one side has ended: a minute, if nothing else is said. One of
+    /// which the other side has not ended by then is reset.
+    pub fn tcp_half_closed(mut self, idle: Duration) -> Self {
+        self.tcp_half_closed = idle;
         self
     }
 

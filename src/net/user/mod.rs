@@ -140,6 +140,8 @@ impl User {
             mtu: config.mtu,
             max_flows: config.tcp_flows.clamp(1, 1 << 16),
             idle: config.tcp_idle,
+            half_open: config.tcp_half_open,
+            half_closed: config.tcp_half_closed,
             ..tcp::Config::default()
         };
         let udp_flows = config.udp_flows.clamp(1, 1 << 16);
