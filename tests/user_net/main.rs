@@ -12,5 +12,6 @@ mod guest;
 mod hostile;
 mod leaks;
 mod names;
+mod names_tcp;
 #[cfg(target_os = "linux")]
 mod outside;

@@ -12,7 +12,7 @@ use crate::frames::{Reader, udp};
 use crate::guest::{Net, PATIENCE};
 
 /// A question.
-fn question(id: u16, name: &str, kind: TYPE) -> Vec<u8> {
+pub fn question(id: u16, name: &str, kind: TYPE) -> Vec<u8> {
     let mut packet = Packet::new_query(id);
     let name = Name::new_unchecked(name);
     packet.questions.push(Question::new(name, QTYPE::TYPE(kind), QCLASS::CLASS(CLASS::IN), false));

@@ -4,6 +4,8 @@
 //! from a socket of its own, with a random number and port, so that nobody can answer who has not seen it. A server
 //! that does not answer is followed by the next.
 
+mod stream;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -13,7 +15,9 @@ use simple_dns::rdata::{A, AAAA, PTR, RData};
 use simple_dns::{CLASS, Name, OPCODE, Packet, PacketFlag, QCLASS, QTYPE, RCODE, ResourceRecord};
 use simple_dns::{TYPE, header_buffer};
 
+pub use self::stream::Streams;
 use super::config::Plan;
+use super::counters::Tally;
 use super::frame::copy;
 use super::router::Router;
 use super::wire::Wire;
@@ -75,6 +79,18 @@ enum Answer {
     Nothing,
 }
 
+/// What is to be done about a message.
+enum Told {
+    Nothing,
+    /// This is sent back.
+    Reply(Vec<u8>),
+    /// These are asked, one after the other. The question ends at `end`.
+    Ask {
+        servers: Vec<SocketAddr>,
+        end: usize,
+    },
+}
+
 impl Dns {
     /// One that knows the names of `config`.
     pub fn new(config: &UserNet, plan: &Plan, first_token: u32) -> Self {
@@ -97,7 +113,7 @@ impl Dns {
         Self { names, addresses, queries: Vec::new(), next: None, first_token }
     }
 
-    /// Takes a message from `client` to `asked`.
+    /// Takes a datagram from `client` to `asked`.
     pub fn input(
         &mut self,
         (client, asked): (SocketAddr, SocketAddr),
@@ -105,32 +121,11 @@ impl Dns {
         (wire, router): (&mut Wire, &mut Router),
         sources: Sources<'_>,
     ) {
-        let Some((&[a, b, flags, ..], _)) = bytes.split_first_chunk::<HEADER>() else {
-            return wire.count().malformed.one();
-        };
-        // Replies are not for us.
-        if flags & 0x80 != 0 {
-            return wire.count().malformed.one();
-        }
-        wire.count().dns_queries.one();
-        let number = u16::from_be_bytes([a, b]);
-        let Some((packet, end)) = parse(bytes) else {
-            wire.count().malformed.one();
-            let reply = bare(number, flags, RCODE::FormatError);
-            return wire.udp(asked, client, &reply);
-        };
-        let answer = self.answer((client, asked), &packet, router);
-        match answer {
-            Answer::Nothing => {}
-            Answer::End(code) => {
-                wire.count().dns_local.one();
-                wire.udp(asked, client, &reply(&packet, code, Vec::new()));
-            }
-            Answer::Known(records) => {
-                wire.count().dns_local.one();
-                wire.udp(asked, client, &reply(&packet, RCODE::NoError, records));
-            }
-            Answer::Ask(servers) => {
+        match self.look((client, asked), bytes, wire.count(), router) {
+            Told::Nothing => {}
+            Told::Reply(reply) => wire.udp(asked, client, &reply),
+            Told::Ask { servers, end } => {
+                let number = bytes.first_chunk().copied().map_or(0, u16::from_be_bytes);
                 let again = |query: &Query| {
                     (query.client, query.asked, query.number) == (client, asked, number)
                         && query.bytes.get(HEADER..) == bytes.get(HEADER..)
@@ -138,15 +133,49 @@ impl Dns {
                 if self.queries.iter().flatten().any(again) {
                     return;
                 }
-                let asked = (client, asked, number);
-                let result = self.ask(asked, bytes.to_vec(), end, servers, sources);
-                if let Err(error) = result {
+                let whom = (client, asked, number);
+                if let Err(error) = self.ask(whom, bytes.to_vec(), end, servers, sources) {
                     log::debug!("cannot ask a name server: {error}");
                     wire.count().dns_failed.one();
-                    wire.udp(asked.1, client, &reply(&packet, RCODE::ServerFailure, Vec::new()));
+                    if let Some(reply) = failure(bytes) {
+                        wire.udp(asked, client, &reply);
+                    }
                 }
             }
         }
+    }
+
+    /// What is to be done about a message, whichever way it came.
+    fn look(
+        &self,
+        ends: (SocketAddr, SocketAddr),
+        bytes: &[u8],
+        counters: &Tally,
+        router: &mut Router,
+    ) -> Told {
+        let Some((&[a, b, flags, ..], _)) = bytes.split_first_chunk::<HEADER>() else {
+            counters.malformed.one();
+            return Told::Nothing;
+        };
+        // Replies are not for us.
+        if flags & 0x80 != 0 {
+            counters.malformed.one();
+            return Told::Nothing;
+        }
+        counters.dns_queries.one();
+        let Some((packet, end)) = parse(bytes) else {
+            counters.malformed.one();
+            let number = u16::from_be_bytes([a, b]);
+            return Told::Reply(bare(number, flags, RCODE::FormatError));
+        };
+        let (code, records) = match self.answer(ends, &packet, router) {
+            Answer::Nothing => return Told::Nothing,
+            Answer::Ask(servers) => return Told::Ask { servers, end },
+            Answer::End(code) => (code, Vec::new()),
+            Answer::Known(records) => (RCODE::NoError, records),
+        };
+        counters.dns_local.one();
+        Told::Reply(reply(&packet, code, records))
     }
 
     fn answer(
@@ -243,7 +272,7 @@ impl Dns {
             match query.socket.recv(&mut buffer) {
                 Ok(length) => {
                     let reply = buffer.get_mut(..length).unwrap_or_default();
-                    if !query.is_answer(reply) {
+                    if !is_answer(reply, &query.bytes, query.end) {
                         wire.count().dns_false_replies.one();
                         continue;
                     }
@@ -275,8 +304,8 @@ impl Dns {
             wire.count().dns_failed.one();
             let (client, asked, number) = (query.client, query.asked, query.number);
             copy(&mut query.bytes, 0, &number.to_be_bytes());
-            if let Some((packet, _)) = parse(&query.bytes) {
-                wire.udp(asked, client, &reply(&packet, RCODE::ServerFailure, Vec::new()));
+            if let Some(reply) = failure(&query.bytes) {
+                wire.udp(asked, client, &reply);
             }
             return self.close(slot, sources);
         };
@@ -325,18 +354,16 @@ impl Dns {
     }
 }
 
-impl Query {
-    /// Whether `reply` is a reply to this.
-    fn is_answer(&self, reply: &[u8]) -> bool {
-        let is_reply = reply.get(2).is_some_and(|flags| flags & 0x80 != 0);
-        let same = |range: std::ops::Range<usize>| {
-            reply.get(range.clone()).is_some_and(|part| Some(part) == self.bytes.get(range))
-        };
-        // Servers may leave out the question when they could not make anything of it.
-        let question = same(4..6) && same_name(reply, &self.bytes, self.end);
-        let empty = reply.len() == HEADER && header_buffer::questions(reply).is_ok_and(|n| n == 0);
-        is_reply && same(0..2) && (question || empty)
-    }
+/// Whether `reply` is a reply to `question`, in which the question itself ends at `end`.
+fn is_answer(reply: &[u8], question: &[u8], end: usize) -> bool {
+    let is_reply = reply.get(2).is_some_and(|flags| flags & 0x80 != 0);
+    let same = |range: std::ops::Range<usize>| {
+        reply.get(range.clone()).is_some_and(|part| Some(part) == question.get(range))
+    };
+    // Servers may leave out the question when they could not make anything of it.
+    let asked = same(4..6) && same_name(reply, question, end);
+    let empty = reply.len() == HEADER && header_buffer::questions(reply).is_ok_and(|n| n == 0);
+    is_reply && same(0..2) && (asked || empty)
 }
 
 /// Whether two messages have the same question, which ends at `end`. Letters may differ in case.
@@ -428,6 +455,12 @@ fn reply(question: &Packet<'_>, code: RCODE, records: Vec<RData<'static>>) -> Ve
         packet.answers = records.into_iter().map(record).collect();
     }
     packet.build_bytes_vec_compressed().unwrap_or_default()
+}
+
+/// The reply to a question that nobody has answered.
+fn failure(question: &[u8]) -> Option<Vec<u8>> {
+    let (packet, _) = parse(question)?;
+    Some(reply(&packet, RCODE::ServerFailure, Vec::new()))
 }
 
 /// Tells the router what addresses the guest hears of.

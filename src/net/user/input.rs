@@ -138,8 +138,10 @@ impl User {
         let [a, b, c, d] = ports;
         let source = SocketAddr::new(packet.source, u16::from_be_bytes([a, b]));
         let destination = SocketAddr::new(packet.destination, u16::from_be_bytes([c, d]));
-        let router = &mut self.router;
-        let mut route = |source, destination| router.tcp(source, destination);
+        let (router, questions) = (&self.router, &mut self.questions);
+        let mut route = |source, destination| {
+            router.tcp(source, destination, || questions.open((source, destination), sources))
+        };
         self.tcp.packet(source, destination, payload, &mut route, sources);
     }
 

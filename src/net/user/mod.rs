@@ -50,7 +50,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::config::Plan;
-use self::dns::Dns;
+use self::dns::{Dns, Streams};
 use self::forward::{ID_LIMIT, Shared};
 use self::fragment::Reassembly;
 use self::inbound::Inbound;
@@ -73,6 +73,7 @@ pub use self::policy::{Flow, Policy, Protocol, Target, Verdict};
 const WAKE: u32 = 0;
 const UDP: u32 = 0x0100_0000;
 const QUERIES: u32 = 0x0200_0000;
+const QUESTIONS: u32 = 0x0280_0000;
 const FORWARDS: u32 = 0x0300_0000;
 const TCP: u32 = 0x4000_0000;
 
@@ -85,6 +86,8 @@ pub struct User {
     tcp: Tcp,
     flows: Flows,
     dns: Dns,
+    /// Questions that come by TCP.
+    questions: Streams,
     inbound: Inbound,
     parts: Reassembly,
     capture: Option<Capture>,
@@ -153,6 +156,7 @@ impl User {
                 queues: 1,
             },
             dns: Dns::new(&config, &plan, QUERIES),
+            questions: Streams::new(QUESTIONS),
             router: Router::new(&config, plan, shared.clone()),
             wire: Wire { ends, outbox: Outbox::new(), shared },
             tcp: Tcp::new(tcp, TCP),
@@ -183,6 +187,7 @@ impl User {
         self.tcp.reset(sources);
         self.flows.reset(sources);
         self.dns.reset(sources);
+        self.questions.reset(sources);
         self.inbound.reset();
         self.parts.clear();
         self.wire.outbox.clear();
@@ -352,8 +357,12 @@ impl NetBackend for User {
                 }
             }
             UDP..QUERIES => self.flows.host_ready(event, &mut self.wire, &self.router),
-            QUERIES..FORWARDS => {
+            QUERIES..QUESTIONS => {
                 self.dns.host_ready(event, (&mut self.wire, &mut self.router), sources);
+            }
+            QUESTIONS..FORWARDS => {
+                let Self { questions, dns, wire, router, .. } = self;
+                questions.host_ready(event, (dns, wire.count(), router), sources);
             }
             // Without a guest there is nobody to connect to.
             FORWARDS..TCP if self.active => {
@@ -373,6 +382,7 @@ impl NetBackend for User {
             self.tcp.deadline(),
             self.flows.deadline(),
             self.dns.deadline(),
+            self.questions.deadline(),
             self.inbound.deadline(),
             self.parts.deadline(),
             self.advertise,
@@ -389,7 +399,8 @@ impl NetBackend for User {
         self.tcp.timer(now, sources);
         self.flows.timer(now, sources);
         self.dns.timer(now, &mut self.wire, sources);
-        let Self { inbound, wire, router, tcp, .. } = self;
+        let Self { inbound, questions, dns, wire, router, tcp, .. } = self;
+        questions.timer(now, (dns, wire.count(), &mut *router), sources);
         inbound.timer(now, wire, &router.plan, tcp, sources);
         let failed = self.parts.expire(now);
         self.wire.count().reassembly_failed.add(failed);

@@ -51,11 +51,6 @@ impl Resolvers {
         }
         &self.servers
     }
-
-    /// The one that is asked first.
-    pub fn first(&mut self) -> Option<SocketAddr> {
-        self.now().first().copied()
-    }
 }
 
 fn parse(text: &str) -> Vec<SocketAddr> {
@@ -95,7 +90,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("resolv.conf");
         let mut resolvers = Resolvers::of(&path);
-        assert_eq!(resolvers.first(), None);
+        assert!(resolvers.now().is_empty());
         fs::write(&path, "# none\nsearch example.org\nnameserver 10.0.0.1\nnameserver ::5\n")
             .unwrap();
         let servers = ["10.0.0.1:53", "[::5]:53"].map(|server| server.parse().unwrap());
@@ -103,7 +98,7 @@ mod tests {
         fs::write(&path, "nameserver 10.0.0.22\nnameserver nonsense\nnameserver").unwrap();
         assert_eq!(resolvers.now(), ["10.0.0.22:53".parse().unwrap()]);
         fs::remove_file(&path).unwrap();
-        assert_eq!(resolvers.first(), None);
+        assert!(resolvers.now().is_empty());
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! world. The same for every protocol, so that nothing can be had by another protocol that one of them denies.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -113,8 +115,9 @@ impl Router {
             return Way::Drop;
         }
         // Questions are asked about one by one, by name.
-        let question =
-            protocol == Protocol::Udp && destination.port() == DNS && self.plan.is_gateway(address);
+        let question = matches!(protocol, Protocol::Udp | Protocol::Tcp)
+            && destination.port() == DNS
+            && self.plan.is_gateway(address);
         let verdict = match question {
             true => Verdict::Allow,
             false => self.verdict(protocol, source, destination, None),
@@ -152,14 +155,19 @@ impl Router {
         Way::Host(destination)
     }
 
-    /// Where a TCP connection goes.
-    pub fn tcp(&mut self, source: SocketAddr, destination: SocketAddr) -> Route {
+    /// Where a TCP connection goes; `questions` makes one for those to our name server.
+    pub fn tcp(
+        &self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        questions: impl FnOnce() -> io::Result<UnixStream>,
+    ) -> Route {
         match self.way(Protocol::Tcp, source, destination) {
             Way::Host(address) => Route::Host(address),
             Way::Unix(path) => Route::Unix(path),
-            Way::Gateway if destination.port() == DNS => match self.resolvers.first() {
-                Some(server) => Route::Host(server),
-                None => Route::Refuse,
+            Way::Gateway if destination.port() == DNS => match questions() {
+                Ok(stream) => Route::Stream(stream),
+                Err(_) => Route::Refuse,
             },
             Way::Gateway | Way::Refuse => Route::Refuse,
             Way::Drop => Route::Drop,

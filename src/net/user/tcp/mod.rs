@@ -123,6 +123,10 @@ impl Tcp {
                 Route::Unix(path) => {
                     self.open(key, &segment, || Host::connect_unix(&path), now, sources);
                 }
+                Route::Stream(stream) => {
+                    let adopt = || Host::adopt(HostStream::Unix(stream));
+                    self.open(key, &segment, adopt, now, sources);
+                }
             }
         } else if !segment.has(RST) {
             self.shared.counters.dropped += 1;

@@ -42,12 +42,14 @@ impl Default for Config {
 }
 
 /// Where a new connection of the guest goes.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(in crate::net::user) enum Route {
     /// To an address, as the host reaches it.
     Host(SocketAddr),
     /// To a unix socket.
     Unix(PathBuf),
+    /// To whoever has the other half of this.
+    Stream(UnixStream),
     /// Nowhere, and the guest is told so.
     Refuse,
     /// Nowhere, and nobody is told.

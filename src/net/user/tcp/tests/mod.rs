@@ -31,6 +31,18 @@ const FIRST_TOKEN: u32 = 1000;
 const ALL: Offloads = Offloads::all();
 const PATIENCE: Duration = Duration::from_secs(30);
 
+impl Clone for Route {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Host(to) => Self::Host(*to),
+            Self::Unix(path) => Self::Unix(path.clone()),
+            Self::Stream(stream) => Self::Stream(stream.try_clone().unwrap()),
+            Self::Refuse => Self::Refuse,
+            Self::Drop => Self::Drop,
+        }
+    }
+}
+
 /// The engine, and the event loop around it.
 struct Lab {
     tcp: Tcp,
