@@ -107,7 +107,9 @@ pub struct Tap {
     queues: Vec<Queue>,
     /// The interface is no more.
     gone: bool,
-    /// When that was found out, until the card has been told.
+    /// The interface is set down.
+    down: bool,
+    /// When either was found out, until the card has been told.
     untold: Option<Instant>,
     /// Room for a list, to be used again.
     spare: BufferList<'static>,
@@ -191,7 +193,7 @@ impl Tap {
         let mtu = Request::named(&name).mtu().unwrap_or(USUAL_MTU);
         let queues = fds.into_iter().map(|fd| Queue { fd, readable: true }).collect();
         let spare = BufferList::default();
-        Ok(Self { name, mtu, offloads, queues, gone: false, untold: None, spare })
+        Ok(Self { name, mtu, offloads, queues, gone: false, down: false, untold: None, spare })
     }
 
     /// The name of the interface.
@@ -210,6 +212,18 @@ impl Tap {
             return io::ErrorKind::WouldBlock.into();
         }
         error
+    }
+
+    /// The kernel takes no frame because the interface is down. It says when it is up again, but only to those who have
+    /// looked since: to watch anew is to look.
+    fn set_down(&mut self, number: u16, sources: Sources<'_>) -> io::Result<()> {
+        let Some(queue) = self.queues.get(usize::from(number)) else { return Ok(()) };
+        sources.change(&queue.fd, number.into(), Interest::READABLE | Interest::WRITABLE)?;
+        if !self.down {
+            log::info!("tap {:?} is set down", self.name);
+            (self.down, self.untold) = (true, Some(Instant::now()));
+        }
+        Ok(())
     }
 
     fn set_offloads(&mut self, offloads: Offloads) -> io::Result<()> {
@@ -249,7 +263,7 @@ impl NetBackend for Tap {
         queue: u16,
         header: &Header,
         frame: Buffers<'_>,
-        _sources: Sources<'_>,
+        sources: Sources<'_>,
     ) -> io::Result<()> {
         let Some(fd) = self.queues.get(usize::from(queue)).map(|queue| &queue.fd) else {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -265,6 +279,10 @@ impl NetBackend for Tap {
         self.spare = list.recycle();
         match sent {
             Ok(()) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                self.set_down(queue, sources)?;
+                Err(io::ErrorKind::NotConnected.into())
+            }
             Err(error) => Err(self.lost(error)),
         }
     }
@@ -315,7 +333,9 @@ impl NetBackend for Tap {
         if let Some(queue) = self.queues.get_mut(event.source as usize) {
             queue.readable |= event.readable;
         }
-        Wake { receive: event.readable, send: event.writable, link: false }
+        // What is down can never be written to.
+        let up = event.writable && std::mem::take(&mut self.down);
+        Wake { receive: event.readable, send: event.writable, link: up }
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -328,7 +348,7 @@ impl NetBackend for Tap {
     }
 
     fn link(&self) -> bool {
-        !self.gone
+        !self.gone && !self.down
     }
 
     fn reset(&mut self) {

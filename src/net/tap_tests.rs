@@ -91,6 +91,14 @@ impl Machine {
         self.send_on(1, header, frame);
     }
 
+    fn until_link(&self, up: bool) {
+        let end = Instant::now() + PATIENCE;
+        while self.handle.link() != up {
+            assert!(Instant::now() < end, "the link does not become {up}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// The next frame that `wanted` is true of.
     fn receive(&mut self, wanted: impl Fn(&[u8]) -> bool) -> (Header, Vec<u8>) {
         loop {
@@ -298,17 +306,41 @@ fn an_interface_that_goes_takes_the_link_down() {
         let mut machine = Machine::new(set_up(1), Features::empty());
         assert!(machine.handle.link());
         ip("link delete tap0");
-        let end = Instant::now() + PATIENCE;
-        while machine.handle.link() {
-            assert!(Instant::now() < end, "the link is still up");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        machine.until_link(false);
         machine.send(PLAIN, &ipv4(1, &[0; 8]));
         assert_eq!(machine.handle.counters().send_drops.link_down, 1);
         machine.guest.reset();
         assert!(machine.guest.negotiate(feature::VERSION_1));
         machine.guest.driver_ok();
     });
+}
+
+#[test]
+fn an_interface_that_is_set_down_takes_the_link_with_it_until_it_is_up_again() {
+    in_namespace(
+        "an_interface_that_is_set_down_takes_the_link_with_it_until_it_is_up_again",
+        || {
+            let mut machine = Machine::new(set_up(1), Features::empty());
+            for round in 1..=3 {
+                ip("link set tap0 down");
+                machine.send(PLAIN, &ipv4(1, &[0; 8]));
+                machine.until_link(false);
+                machine.send(PLAIN, &ipv4(1, &[0; 8]));
+                let drops = machine.handle.counters().send_drops;
+                assert_eq!((drops.failed, drops.link_down), (round, round));
+                ip("link set tap0 up");
+                machine.until_link(true);
+                let mut echo = [8, 0, 0, 0, 0x12, 0x34, 0, round as u8];
+                let sum = checksum(&echo);
+                echo[2..4].copy_from_slice(&sum.to_be_bytes());
+                ip("neighbour replace 192.0.2.2 lladdr 52:54:00:01:02:03 dev tap0 nud permanent");
+                machine.send(PLAIN, &ipv4(1, &echo));
+                let (_, answer) =
+                    machine.receive(|frame| frame[12..14] == [8, 0] && frame[23] == 1);
+                assert_eq!((answer[34], &answer[38..42]), (0, &echo[4..8]));
+            }
+        },
+    );
 }
 
 #[test]
