@@ -1,7 +1,8 @@
 //! VPNKit, and others that speak its Ethernet protocol, such as gvproxy.
 //!
-//! The server has the last word on the card's address and MTU, and says it when it answers: until then the card has
-//! neither. Whoever wants the same addresses again, from the same server, comes back with the same UUID.
+//! The server has the last word on the card's address, and says it when it answers: until then the card has none. It
+//! says its MTU then, too, when a guest may have been told one already, which cannot be taken back: a server's smaller
+//! one is kept here, by losing what is larger, and whoever knows it beforehand can say so. Whoever wants the same addresses again, from the same server, comes back with the same UUID.
 
 mod handshake;
 #[cfg(test)]
@@ -17,12 +18,14 @@ use uuid::Uuid;
 
 use self::handshake::{Command, Handshake, Vif};
 use super::reconnect::Target;
-use super::stream::link::{Heard, Link, Protocol};
+use super::stream::link::{Heard, LEAST, Link, Protocol};
 use super::stream::{MTU, backend_of_link};
 use super::{Header, NetBackend, Offloads, Properties, Wake};
 use crate::memory::Buffers;
 use crate::virtio::{HostEvent, Sources};
 
+/// Bytes around a packet: an Ethernet header, with a VLAN's tag.
+const AROUND: usize = LEAST + 4;
 /// The shortest frame of an Ethernet, without its check sequence.
 const SHORTEST: usize = 60;
 
@@ -37,7 +40,7 @@ impl Vpnkit {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let command = Command { uuid: Uuid::new_v4(), preferred_ipv4: None };
         let handshake = Handshake::default();
-        let protocol = Version22 { command, handshake, vif: None, mac_file: None };
+        let protocol = Version22 { command, handshake, mtu: MTU, vif: None, mac_file: None };
         Self(Link::new(Target::Unix(path.into()), protocol))
     }
 
@@ -53,6 +56,13 @@ impl Vpnkit {
         self
     }
 
+    /// The MTU that the guest is told, in bytes: the server's, if it is known; 1500 if nothing is said. Frames of the
+    /// guest that are larger than the server's MTU allows are lost, and counted as failed.
+    pub fn mtu(mut self, mtu: u16) -> Self {
+        self.0.protocol.mtu = mtu;
+        self
+    }
+
     /// Where to write the address of the card, as text, each time the server has said it.
     pub fn mac_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.0.protocol.mac_file = Some(path.into());
@@ -63,6 +73,8 @@ impl Vpnkit {
 struct Version22 {
     command: Command,
     handshake: Handshake,
+    /// What the guest is told.
+    mtu: u16,
     /// What the server said last.
     vif: Option<Vif>,
     mac_file: Option<PathBuf>,
@@ -82,12 +94,12 @@ impl Protocol for Version22 {
 
     fn properties(&self) -> Properties {
         let mac = self.vif.map(|vif| vif.mac);
-        let mtu = self.vif.map_or(MTU, |vif| vif.mtu);
-        Properties { mac, mtu, offloads: Offloads::empty(), queues: 1 }
+        Properties { mac, mtu: self.mtu, offloads: Offloads::empty(), queues: 1 }
     }
 
     fn most(&self) -> usize {
-        self.vif.map_or(0, |vif| vif.max_packet_size).into()
+        let most = |vif: Vif| (AROUND + usize::from(vif.mtu)).min(vif.max_packet_size.into());
+        self.vif.map_or(0, most)
     }
 
     fn least(&self) -> usize {
@@ -103,6 +115,12 @@ impl Protocol for Version22 {
         let (heard, vif) = self.handshake.hear(heard, &self.command, say)?;
         if let Some(vif) = vif {
             log::info!("net vpnkit: the card is {}, the MTU {}", vif.mac, vif.mtu);
+            if vif.mtu < self.mtu {
+                let (theirs, ours) = (vif.mtu, self.mtu);
+                log::warn!(
+                    "net vpnkit: larger packets than {theirs} bytes are lost, and the guest knows of {ours}"
+                );
+            }
             self.vif = Some(vif);
             if let Some(path) = &self.mac_file
                 && let Err(error) = write(path, &vif.mac.to_string())

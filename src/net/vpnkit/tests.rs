@@ -104,13 +104,43 @@ fn a_client_says_who_it_is_and_learns_what_its_card_is_like() {
     let (mut peer, command) = server.agree(&mut rig, &vif(1400, 1450, MAC));
     assert_eq!(command, *b"\x010f0e0d0c-0b0a-0908-0706-050403020100\0\0\0\0");
     assert!(rig.link);
-    let known = Properties { mac: Some(MacAddr(MAC)), mtu: 1400, ..unknown };
+    let known = Properties { mac: Some(MacAddr(MAC)), ..unknown };
     assert_eq!(rig.backend.properties(), known);
     assert_eq!(rig.backend.deadline(), None);
-    rig.send(&frame(1450, 1)).unwrap();
-    peer.read_exact(&mut [0; 1452]).unwrap();
-    assert_eq!(rig.send(&frame(1451, 1)).unwrap_err().kind(), ErrorKind::InvalidInput);
+    rig.send(&frame(1418, 1)).unwrap();
+    peer.read_exact(&mut [0; 1420]).unwrap();
     assert!(rig.link);
+}
+
+#[test]
+fn what_is_larger_than_the_servers_mtu_is_lost_and_nothing_else() {
+    // The guest was told another before anybody knew, or was told this one.
+    for (mtu, told) in [(None, 1500), (Some(1400), 1400), (Some(9000), 9000)] {
+        let server = Server::new();
+        let client = match mtu {
+            Some(mtu) => server.client().mtu(mtu),
+            None => server.client(),
+        };
+        let mut rig = Rig::start(client);
+        assert_eq!(rig.backend.properties().mtu, told);
+        // A packet of 1400 bytes, with a VLAN's tag or without; and as long as the server's frames may be.
+        for (packets, longest, most) in [(1400, 1450, 1418), (1400, 1416, 1416), (1400, 1000, 1000)]
+        {
+            let (mut peer, _) = server.agree(&mut rig, &vif(packets, longest, MAC));
+            assert_eq!(rig.backend.properties().mtu, told, "what a guest was told is so");
+            for _ in 0..2 {
+                let result = rig.send(&frame(most + 1, 1));
+                assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidInput);
+                rig.send(&frame(most, 1)).unwrap();
+                let mut got = vec![0; most + 2];
+                peer.read_exact(&mut got).unwrap();
+                assert_eq!(got, framed(&frame(most, 1)));
+            }
+            assert!(rig.link);
+            drop(peer);
+            rig.until_link(false);
+        }
+    }
 }
 
 #[test]
