@@ -37,6 +37,9 @@ fn wrong_usage_is_64_and_says_what_is_wrong() {
         (&["--disk", "/etc/passwd,iops=many"], "\"many\" is no number"),
         (&["--disk", "/no,,such,ro"], "/no,such"),
         (&["--cdrom", "/"], "a folder"),
+        (&["--net", "vmnet"], "vmnet is for macos only"),
+        (&["--net", "vmnet=host"], "vmnet is for macos only"),
+        (&["--net", "vpnkit=/none,mtu=small"], "\"small\": invalid digit"),
     ] {
         let (status, said) = boot(args);
         assert_eq!(status, 64, "{args:?}: {said}");

@@ -47,7 +47,8 @@ Usage: boot --kernel FILE [OPTION]...
                        guest), reach=tcp:PORT:ADDRESS:PORT, udp: the same, or unix:PORT:PATH (a port of the gateway
                        to the host), dns=ADDRESS, mtu=N, capture=FILE, no-loopback, no-ipv6; tap=NAME; stream=PATH
                        (passt, gvproxy); datagram=PATH[,magic] (gvproxy, vfkit); vpnkit=PATH[,uuid=UUID]
-                       [,address=IPV4][,mac-file=PATH]. All of them: mac=ADDRESS
+                       [,address=IPV4][,mac-file=PATH][,mtu=N]; on macOS vmnet, or vmnet=host or
+                       vmnet=bridged:INTERFACE [,id=UUID]. All of them: mac=ADDRESS
   --vsock OPTION[,OPTION]...
                        sockets between programs of the host and the guest: hybrid=PATH (Firecracker's way: say
                        CONNECT PORT at PATH; the guest connects to PATH_PORT), hyperkit=DIR and forward=PORT...

@@ -1,5 +1,9 @@
 //! What `--net` says.
 
+#[cfg_attr(target_os = "macos", path = "net_macos.rs")]
+#[cfg_attr(not(target_os = "macos"), path = "net_linux.rs")]
+mod platform;
+
 use std::net::SocketAddr;
 
 use hyperkit::net::user::{Forward, UserNet};
@@ -20,8 +24,7 @@ pub fn net(text: &str) -> Result<Net, String> {
     }
     let net = match kind.split_once('=').unwrap_or((&kind, "")) {
         ("user", "") => user(&std::mem::take(&mut options))?.into(),
-        #[cfg(target_os = "linux")]
-        ("tap", name) => Net::tap(name),
+        (kind @ ("tap" | "vmnet"), value) => platform::net(kind, value, &mut options)?,
         ("stream", path) => Net::stream(path),
         ("datagram", path) => {
             let magic = options.iter().any(|option| option == "magic");
@@ -37,6 +40,7 @@ pub fn net(text: &str) -> Result<Net, String> {
                     }
                     Some(("address", address)) => vpnkit.preferred_ipv4(parse(address)?),
                     Some(("mac-file", path)) => vpnkit.mac_file(path),
+                    Some(("mtu", mtu)) => vpnkit.mtu(parse(mtu)?),
                     _ => return Err(format!("VPNKit's network has no option {option:?}")),
                 };
             }

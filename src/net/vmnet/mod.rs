@@ -3,6 +3,7 @@
 //! The framework starts an interface on a queue of its own and says when it is done. That is waited for: only then
 //! is the card's address known, and an embedder without the right to use vmnet is told so at once.
 
+mod spec;
 mod sys;
 
 use std::io;
