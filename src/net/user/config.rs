@@ -332,6 +332,14 @@ impl Plan {
         }
     }
 
+    /// The gateway's address for one who has `address`.
+    pub fn gateway_for(&self, address: IpAddr) -> Option<IpAddr> {
+        match address {
+            IpAddr::V4(_) => Some(self.gateway.into()),
+            IpAddr::V6(_) => self.v6.map(|v6| v6.gateway.into()),
+        }
+    }
+
     /// Whether it is the gateway's, in either family.
     pub fn is_gateway(&self, address: IpAddr) -> bool {
         match address {

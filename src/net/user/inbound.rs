@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::config::Plan;
@@ -151,7 +151,7 @@ impl Inbound {
         tcp: &mut Tcp,
         sources: Sources<'_>,
     ) {
-        let Some(gateway) = gateway(plan, guest) else { return };
+        let Some(gateway) = plan.gateway_for(guest.ip()) else { return };
         let from = SocketAddr::new(gateway, self.port());
         tcp.accept(stream, from, guest, sources);
     }
@@ -189,7 +189,7 @@ impl Inbound {
             let Some(Ok(((length, host), guest))) = taken else { continue };
             self.ready.push_back(id);
             let (Some(gateway), Some(port)) =
-                (gateway(plan, guest), self.session(id, host, guest, wire))
+                (plan.gateway_for(guest.ip()), self.session(id, host, guest, wire))
             else {
                 wire.count().lost_in.one();
                 return true;
@@ -316,13 +316,5 @@ impl Inbound {
             next_port: self.next_port,
             ..Self::new(self.limit, self.idle, self.first_token)
         };
-    }
-}
-
-/// Our address on the side of a guest's address.
-fn gateway(plan: &Plan, guest: SocketAddr) -> Option<IpAddr> {
-    match guest {
-        SocketAddr::V4(_) => Some(plan.gateway.into()),
-        SocketAddr::V6(_) => plan.v6.map(|v6| v6.gateway.into()),
     }
 }

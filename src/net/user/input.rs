@@ -104,9 +104,10 @@ impl User {
             return true;
         };
         self.wire.count().undeliverable.one();
-        let gateway = self.router.gateway(SocketAddr::new(packet.source, 0));
         // Nobody is told about messages that tell of errors.
-        if !is_error(packet, payload) {
+        if let Some(gateway) = self.router.plan.gateway_for(packet.source)
+            && !is_error(packet, payload)
+        {
             icmp::trouble(&mut self.wire, gateway, &Quote::new(packet, payload), trouble);
         }
         false
@@ -330,8 +331,9 @@ impl User {
                 payload: &[a, b, c, d, e, f, g, h],
                 length: 20,
             };
-            let gateway = self.router.gateway(source);
-            icmp::trouble(&mut self.wire, gateway, &quote, trouble);
+            if let Some(gateway) = self.router.plan.gateway_for(source.ip()) {
+                icmp::trouble(&mut self.wire, gateway, &quote, trouble);
+            }
         }
     }
 }

@@ -68,14 +68,6 @@ impl Router {
         self.policy.is_some()
     }
 
-    /// Our address, for one who has `address`.
-    pub fn gateway(&self, address: SocketAddr) -> IpAddr {
-        match (address, self.plan.v6) {
-            (SocketAddr::V6(_), Some(v6)) => v6.gateway.into(),
-            _ => self.plan.gateway.into(),
-        }
-    }
-
     /// The guest was told that `name` has `address`.
     pub fn learn(&mut self, name: &str, address: IpAddr) {
         if self.policy.is_some() {

@@ -154,8 +154,9 @@ impl Flows {
                 Some(libc::EMSGSIZE) => Some(Trouble::TooLarge(wire.ends.mtu.into())),
                 _ => Trouble::of(&error),
             };
-            if let Some(trouble) = trouble {
-                icmp::trouble(wire, router.gateway(key.source), &quote, trouble);
+            let gateway = router.plan.gateway_for(key.source.ip());
+            if let (Some(gateway), Some(trouble)) = (gateway, trouble) {
+                icmp::trouble(wire, gateway, &quote, trouble);
             }
         }
     }
@@ -397,7 +398,10 @@ impl Flow {
         let from = match failure.offender {
             Some(offender) if offender == peer.host.ip() => peer.guest.ip(),
             Some(offender) if config::unicast(offender) => offender,
-            _ => router.gateway(self.key.source),
+            _ => match router.plan.gateway_for(self.key.source.ip()) {
+                Some(gateway) => gateway,
+                None => return,
+            },
         };
         let v6 = self.key.source.is_ipv6();
         let (protocol, payload) = match self.key.protocol {
