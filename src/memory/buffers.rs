@@ -66,6 +66,19 @@ impl<'a> Buffers<'a> {
         done
     }
 
+    /// Fills the memory with zeros.
+    pub fn zero(self) {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        for slice in self.slices() {
+            for at in (0..slice.len()).step_by(ZEROS.len()) {
+                // As many as there is room for.
+                if let Ok(rest) = slice.offset(at) {
+                    rest.copy_from(&ZEROS);
+                }
+            }
+        }
+    }
+
     /// Copies the memory into `bytes`, and tells how many fitted.
     pub fn copy_to(self, bytes: &mut [u8]) -> usize {
         let mut done = 0;

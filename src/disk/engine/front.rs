@@ -129,7 +129,7 @@ impl<T: Send + 'static> Front<T> {
         }
         let once = match found {
             Found::Zeros(_) => {
-                Found::zero(request.buffers.all());
+                request.buffers.all().zero();
                 return Some(Ok(()));
             }
             Found::Data(place) if writing => {

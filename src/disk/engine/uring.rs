@@ -289,7 +289,7 @@ impl Source {
                     let buffers = take(&mut request.buffers, found.len() as usize);
                     *offset += found.len();
                     match found {
-                        Found::Zeros(_) => Found::zero(buffers.all()),
+                        Found::Zeros(_) => buffers.all().zero(),
                         Found::Data(place) => {
                             let offset = place.offset;
                             let step = Step { buffers, offset, place: Place::Qcow2(place) };

@@ -5,7 +5,7 @@ use std::io;
 use imago::{Mapping, PreparedDataMapping, ShallowMapping};
 
 use super::super::backend::{BufferList, Buffers};
-use super::store::{Store, zero};
+use super::store::Store;
 use super::{Changes, Qcow2};
 
 /// Compressed data is unpacked in pieces of about this size.
@@ -56,7 +56,7 @@ impl Qcow2 {
         match place {
             Place::File(store, at) => store.read_at(*at, into),
             Place::Zeros => {
-                zero(into);
+                into.zero();
                 Ok(())
             }
             Place::Packed => self.unpack(offset, into),

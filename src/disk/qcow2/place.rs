@@ -7,10 +7,9 @@ use std::io;
 
 use imago::{Mapping, ShallowMapping};
 
-use super::super::backend::Buffers;
 use super::super::raw::RawFile;
 use super::gate::Use;
-use super::store::{Store, zero};
+use super::store::Store;
 use super::{Qcow2, at_once, is_panic};
 
 /// What a part of a disk is.
@@ -46,11 +45,6 @@ impl Found {
         match self {
             Self::Zeros(len) | Self::Data(Place { len, .. }) => *len,
         }
-    }
-
-    /// Reads zeros.
-    pub fn zero(into: Buffers<'_>) {
-        zero(into);
     }
 }
 

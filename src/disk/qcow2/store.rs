@@ -116,7 +116,7 @@ impl Store {
         if there > 0 {
             self.0.file.read(offset, within.all())?;
         }
-        zero(behind.all());
+        behind.all().zero();
         Ok(())
     }
 
@@ -339,20 +339,6 @@ pub(super) const BROKEN: &str =
 /// What is told of an image that turns out to be damaged while it is in use.
 pub(super) fn corrupt(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the qcow2 image is damaged: {what}"))
-}
-
-/// Fills memory with zeros.
-pub(super) fn zero(buffers: Buffers<'_>) {
-    const ZEROS: [u8; 4096] = [0; 4096];
-    for slice in buffers.slices() {
-        let mut at = 0;
-        while at < slice.len() {
-            let Ok(rest) = slice.offset(at) else { break };
-            let count = rest.len().min(ZEROS.len());
-            rest.copy_from(ZEROS.get(..count).unwrap_or_default());
-            at += count;
-        }
-    }
 }
 
 impl fmt::Display for Store {

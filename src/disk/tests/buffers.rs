@@ -63,6 +63,17 @@ fn lists_are_cut_anywhere() {
 }
 
 #[test]
+fn memory_is_zeroed_whole_and_nothing_else_is() {
+    for len in [0, 1, 4095, 4096, 4097, 10_000] {
+        let mut memory = vec![1; len + 20];
+        let mut list = list(&mut memory, &[3, 0, len]);
+        list.advance(2);
+        list.take_front(1 + len).all().zero();
+        assert_eq!(memory, [&[1; 2][..], &vec![0; 1 + len], &[1; 17]].concat());
+    }
+}
+
+#[test]
 fn room_is_used_again() {
     let mut memory = [0; 64];
     let list = list(&mut memory, &[1; 40]);
