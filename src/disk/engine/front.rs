@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use super::super::error::Error;
 #[cfg(feature = "qcow2")]
-use super::super::qcow2::{Found, Qcow2};
+use super::super::qcow2::Found;
 use super::super::raw::RawFile;
 use super::super::spec::Target;
 use super::pool::{Pool, carry_out_safely};
 use super::{Done, Engine, Op, Request, Runner};
+use crate::memory::Buffers;
 use crate::sys::Notifier;
 use crate::sys::file::{self, Flush};
 
@@ -29,8 +30,6 @@ const THREADS: usize = 16;
 pub(crate) struct Front<T> {
     target: Target,
     runner: Box<dyn Runner<T>>,
-    /// The host can read without waiting.
-    reads_now: bool,
     pace: Pace,
 }
 
@@ -41,7 +40,6 @@ impl<T: Send + 'static> Front<T> {
         Ok(Self {
             target: target.clone(),
             runner: runner(target, engine, notifier)?,
-            reads_now: true,
             pace: Pace::default(),
         })
     }
@@ -74,27 +72,39 @@ impl<T: Send + 'static> Front<T> {
 
     /// What a request ends with, if it can end at once. If not, a part of it may be done.
     fn now(&mut self, request: &mut Request<T>) -> Option<io::Result<()>> {
-        let total = request.buffers.all().total();
-        let file = match &self.target {
-            Target::Raw(file) => file.clone(),
-            #[cfg(feature = "qcow2")]
-            Target::Qcow2(image) if total <= MOST => {
-                let image = image.clone();
-                return self.placed_now(&image, request, total);
+        let buffers = request.buffers.all();
+        let total = buffers.total();
+        let (offset, writing) = match (&self.target, &request.op) {
+            (Target::Backend(backend), _) if backend.blocks() => return None,
+            (Target::Backend(_), _) => {
+                let never = AtomicBool::new(false);
+                return Some(carry_out_safely(&self.target, request, &never));
             }
-            target if target.backend().blocks() => return None,
-            target => return Some(carry_out_safely(target, request, &AtomicBool::new(false))),
-        };
-        let once = match &request.op {
-            Op::Flush if file.policy() == Flush::None => return Some(Ok(())),
-            Op::Read { offset } if total <= MOST => self.read(&file, *offset, request, total)?,
-            Op::Write { offset } if total <= MOST => {
-                let write = || file.write_once(*offset, request.buffers.all());
-                self.pace.keep(total, write)?
-            }
+            (Target::Raw(file), Op::Flush) if file.policy() == Flush::None => return Some(Ok(())),
+            (_, Op::Read { offset }) if total <= MOST => (*offset, false),
+            (_, Op::Write { offset }) if total <= MOST => (*offset, true),
             _ => return None,
         };
-        match once {
+        #[cfg(feature = "qcow2")]
+        let place;
+        let (file, at) = match &self.target {
+            Target::Raw(file) => (&**file, offset),
+            // An image whose data is in files, in one piece.
+            #[cfg(feature = "qcow2")]
+            Target::Qcow2(image) => match image.find_now(offset, total as u64, writing)? {
+                found if found.len() < total as u64 => return None,
+                Found::Zeros(_) => {
+                    buffers.zero();
+                    return Some(Ok(()));
+                }
+                Found::Data(found) => {
+                    place = found;
+                    (place.file(), place.offset)
+                }
+            },
+            Target::Backend(_) => return None,
+        };
+        match self.pace.transfer(file, at, writing, buffers, total)? {
             // The runner finds out what that means.
             Ok(0) => None,
             Ok(count) if count >= total => Some(Ok(())),
@@ -108,59 +118,6 @@ impl<T: Send + 'static> Front<T> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
             Err(error) => Some(Err(error)),
         }
-    }
-
-    /// The same for an image whose data is in files, in one piece.
-    #[cfg(feature = "qcow2")]
-    fn placed_now(
-        &mut self,
-        image: &Qcow2,
-        request: &Request<T>,
-        total: usize,
-    ) -> Option<io::Result<()>> {
-        let (offset, writing) = match request.op {
-            Op::Read { offset } => (offset, false),
-            Op::Write { offset } => (offset, true),
-            _ => return None,
-        };
-        let found = image.find_now(offset, total as u64, writing)?;
-        if found.len() < total as u64 {
-            return None;
-        }
-        let once = match found {
-            Found::Zeros(_) => {
-                request.buffers.all().zero();
-                return Some(Ok(()));
-            }
-            Found::Data(place) if writing => {
-                let write = || place.file().write_once(place.offset, request.buffers.all());
-                self.pace.keep(total, write)?
-            }
-            Found::Data(place) => self.read(place.file(), place.offset, request, total)?,
-        };
-        match once {
-            Ok(count) if count >= total => Some(Ok(())),
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => Some(Err(error)),
-            // Whoever waits does it again from the start.
-            _ => None,
-        }
-    }
-
-    fn read(
-        &mut self,
-        file: &RawFile,
-        offset: u64,
-        request: &Request<T>,
-        total: usize,
-    ) -> Option<io::Result<usize>> {
-        if self.reads_now {
-            match file.read_now(offset, request.buffers.all()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                Err(error) if file::is_unsupported(&error) => self.reads_now = false,
-                done => return Some(done),
-            }
-        }
-        self.pace.keep(total, || file.read_once(offset, request.buffers.all()))
     }
 }
 
@@ -206,9 +163,11 @@ fn ring<T>(
     (engine == Engine::IoUring).then(|| Err(io::ErrorKind::Unsupported.into()))
 }
 
-/// How long writing takes at the moment.
+/// What is worth being done at once, by how long it takes at the moment.
 #[derive(Debug)]
 struct Pace {
+    /// The host can read without waiting.
+    reads_now: bool,
     /// Nothing is done at once before then.
     closed: Option<Instant>,
     penalty: Duration,
@@ -216,7 +175,7 @@ struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { closed: None, penalty: Self::SHORTEST }
+        Self { reads_now: true, closed: None, penalty: Self::SHORTEST }
     }
 }
 
@@ -228,6 +187,28 @@ impl Pace {
     /// How long to stay away after a call that took long; each one in a row doubles it.
     const SHORTEST: Duration = Duration::from_millis(5);
     const LONGEST: Duration = Duration::from_secs(1);
+
+    /// Reads or writes once, maybe less than the `total` bytes of `buffers`; `None` if that would take time.
+    fn transfer(
+        &mut self,
+        file: &RawFile,
+        offset: u64,
+        writing: bool,
+        buffers: Buffers<'_>,
+        total: usize,
+    ) -> Option<io::Result<usize>> {
+        if writing {
+            return self.keep(total, || file.write_once(offset, buffers));
+        }
+        if self.reads_now {
+            match file.read_now(offset, buffers) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) if file::is_unsupported(&error) => self.reads_now = false,
+                done => return Some(done),
+            }
+        }
+        self.keep(total, || file.read_once(offset, buffers))
+    }
 
     /// Makes a call on `bytes` bytes and takes its time; `None` if this is no time for it.
     fn keep<R>(&mut self, bytes: usize, call: impl FnOnce() -> R) -> Option<R> {
