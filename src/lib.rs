@@ -31,6 +31,7 @@
 //! * [`boot`], [`arch`], [`memory`]: kernels, the tables they read, and the memory they are in.
 //! * [`device`]: what a machine has before virtio. [`console`]: where a console's bytes come from and go to.
 //! * [`disk`]: images, and how they are read and written.
+//! * [`fs`]: folders of the host in the guest.
 //! * [`net`]: what is behind a network card.
 //! * [`vsock`]: sockets between host and guest.
 //! * [`virtio`]: the transport, the queues, and a folder for each device.
@@ -51,6 +52,7 @@ pub mod bus;
 pub mod console;
 pub mod device;
 pub mod disk;
+pub mod fs;
 pub mod memory;
 pub mod net;
 pub mod sys;

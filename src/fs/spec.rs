@@ -1,0 +1,118 @@
+//! What a guest is to share with the host, in a sentence.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Error;
+use super::open::{Export, OpenShare};
+use super::server::Server;
+
+/// Most bytes of a tag.
+const LONGEST_TAG: usize = 255;
+
+/// Unless it is set, most fids of a guest at a time.
+const FIDS: usize = 65_536;
+
+/// A folder that a machine is to have, or another program's 9P server.
+///
+/// ```no_run
+/// # fn main() -> Result<(), hyperkit::fs::Error> {
+/// use hyperkit::fs::{RelayTo, Share};
+///
+/// let source = Share::new("src", "/home/me/src").read_only();
+/// let control = Share::relay("db", RelayTo::unix("/run/datakit.sock"));
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a share does nothing until a machine has it"]
+pub struct Share {
+    tag: String,
+    source: Source,
+    read_only: bool,
+    fids: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Folder(PathBuf),
+    Relay(RelayTo),
+}
+
+/// Where another program's 9P server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayTo(pub(super) Address);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Address {
+    Unix(PathBuf),
+    Tcp(String),
+}
+
+impl RelayTo {
+    /// At a unix socket.
+    pub fn unix(path: impl Into<PathBuf>) -> Self {
+        Self(Address::Unix(path.into()))
+    }
+
+    /// At a TCP port, as `HOST:PORT`.
+    pub fn tcp(address: impl Into<String>) -> Self {
+        Self(Address::Tcp(address.into()))
+    }
+}
+
+impl Share {
+    fn of(tag: impl Into<String>, source: Source) -> Self {
+        Self { tag: tag.into(), source, read_only: false, fids: FIDS }
+    }
+
+    /// The folder `dir` of the host, which the guest mounts by `tag`, 1 to 255 bytes. The guest sees what is in the
+    /// folder, other file systems that are mounted there included, and nothing that is outside it: symbolic links are
+    /// the guest's to follow, within what it sees.
+    pub fn new(tag: impl Into<String>, dir: impl Into<PathBuf>) -> Self {
+        Self::of(tag, Source::Folder(dir.into()))
+    }
+
+    /// What a 9P server in another process serves. Messages go to it as the guest sends them, whatever dialect they
+    /// are of.
+    pub fn relay(tag: impl Into<String>, to: RelayTo) -> Self {
+        Self::of(tag, Source::Relay(to))
+    }
+
+    /// Nothing of it is ever changed: on the host no file is opened for writing.
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
+    /// Most files that the guest may hold at a time, open or only looked up (fids, in the words of the protocol);
+    /// 65,536 unless it is set. Beyond it the guest reads ENFILE.
+    pub fn fids(mut self, most: usize) -> Self {
+        self.fids = most;
+        self
+    }
+
+    /// Opens the folder. A machine does this when it is built.
+    pub fn open(self) -> Result<OpenShare, Error> {
+        let wrong = |what: String| Err(Error::Config(what));
+        if !(1..=LONGEST_TAG).contains(&self.tag.len()) {
+            return wrong(format!(
+                "the tag of a share has 1 to {LONGEST_TAG} bytes, not {}",
+                self.tag.len()
+            ));
+        }
+        if self.fids == 0 {
+            return wrong(format!("no file at all may be held of the share {}", self.tag));
+        }
+        let export = match self.source {
+            Source::Folder(_) => Export::Server(Arc::new(Server::new())),
+            Source::Relay(_) if self.read_only => {
+                return wrong(format!(
+                    "the share {} cannot be made read-only here: its server decides that",
+                    self.tag
+                ));
+            }
+            Source::Relay(to) => Export::Relay(to),
+        };
+        Ok(OpenShare::new(self.tag, export))
+    }
+}
