@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use uuid::Uuid;
 
-use super::builder::{Claim, OnReset, VmBuilder};
+use super::builder::{Claim, Config, OnReset};
 use super::control::{Control, Order, VcpuGate};
 use super::{End, Error, Running};
 use crate::accel::{
@@ -152,7 +152,10 @@ fn announce(cmdline: &str, devices: &[acpi::VirtioMmio]) -> String {
 }
 
 impl<V: AccelVm> Machine<V> {
-    pub(super) fn assemble<A: Accelerator<Vm = V>>(config: VmBuilder<A>) -> Result<Self, Error> {
+    pub(super) fn assemble(
+        accelerator: &impl Accelerator<Vm = V>,
+        config: Config,
+    ) -> Result<Self, Error> {
         if config.cpus == 0 {
             return Err(Error::Config("a machine needs at least one vCPU".into()));
         }
@@ -162,7 +165,7 @@ impl<V: AccelVm> Machine<V> {
         let payload = kernel.open()?;
         payload.check(config.memory, payload.cmdline())?;
 
-        let vm = config.accelerator.create_vm(&VmSpec::new(config.cpus))?;
+        let vm = accelerator.create_vm(&VmSpec::new(config.cpus))?;
         if vm.interrupts().is_none() && config.cpus > 1 {
             let cpus = config.cpus;
             return Err(Error::Config(format!(

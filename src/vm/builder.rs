@@ -29,24 +29,29 @@ pub enum OnReset {
 /// Collects what a machine is to be. See [`Vm::builder`].
 #[must_use = "a builder does nothing until `build`"]
 pub struct VmBuilder<A = Native> {
-    pub(super) accelerator: A,
-    pub(super) cpus: u32,
-    pub(super) memory: u64,
-    pub(super) backing: Backing,
-    pub(super) huge_pages: bool,
-    pub(super) kernel: Option<Kernel>,
-    pub(super) serial: Vec<Console>,
-    pub(super) consoles: Vec<Console>,
-    pub(super) disks: Vec<Disk>,
-    pub(super) nets: Vec<Net>,
-    pub(super) vsock: Option<Vsock>,
-    pub(super) rng: bool,
-    pub(super) virtio: Vec<Box<dyn VirtioDevice>>,
-    pub(super) ports: Vec<Claim>,
-    pub(super) mmio: Vec<Claim>,
-    pub(super) uuid: Uuid,
-    pub(super) on_reset: OnReset,
-    pub(super) virtio_on_cmdline: bool,
+    accelerator: A,
+    machine: Config,
+}
+
+/// What a machine is to be, whatever runs it.
+pub(super) struct Config {
+    pub cpus: u32,
+    pub memory: u64,
+    pub backing: Backing,
+    pub huge_pages: bool,
+    pub kernel: Option<Kernel>,
+    pub serial: Vec<Console>,
+    pub consoles: Vec<Console>,
+    pub disks: Vec<Disk>,
+    pub nets: Vec<Net>,
+    pub vsock: Option<Vsock>,
+    pub rng: bool,
+    pub virtio: Vec<Box<dyn VirtioDevice>>,
+    pub ports: Vec<Claim>,
+    pub mmio: Vec<Claim>,
+    pub uuid: Uuid,
+    pub on_reset: OnReset,
+    pub virtio_on_cmdline: bool,
 }
 
 /// Addresses that a device of the caller's wants.
@@ -59,8 +64,13 @@ pub(super) struct Claim {
 
 impl Default for VmBuilder {
     fn default() -> Self {
+        Self { accelerator: Native, machine: Config::default() }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
         Self {
-            accelerator: Native,
             cpus: 1,
             memory: 512 << 20,
             backing: Backing::default(),
@@ -85,99 +95,80 @@ impl Default for VmBuilder {
 impl<A: Accelerator> VmBuilder<A> {
     /// Runs the machine on `accelerator` instead of the host's own.
     pub fn accelerator<B: Accelerator>(self, accelerator: B) -> VmBuilder<B> {
-        VmBuilder {
-            accelerator,
-            cpus: self.cpus,
-            memory: self.memory,
-            backing: self.backing,
-            huge_pages: self.huge_pages,
-            kernel: self.kernel,
-            serial: self.serial,
-            consoles: self.consoles,
-            disks: self.disks,
-            nets: self.nets,
-            vsock: self.vsock,
-            rng: self.rng,
-            virtio: self.virtio,
-            ports: self.ports,
-            mmio: self.mmio,
-            uuid: self.uuid,
-            on_reset: self.on_reset,
-            virtio_on_cmdline: self.virtio_on_cmdline,
-        }
+        VmBuilder { accelerator, machine: self.machine }
     }
 
     /// How many vCPUs; 1 unless said otherwise.
     pub fn cpus(mut self, cpus: u32) -> Self {
-        self.cpus = cpus;
+        self.machine.cpus = cpus;
         self
     }
 
     /// Bytes of guest memory; 512 MiB unless said otherwise. The host gives them only as the guest touches them.
     pub fn memory(mut self, bytes: u64) -> Self {
-        self.memory = bytes;
+        self.machine.memory = bytes;
         self
     }
 
     /// How guest memory is backed on the host.
     pub fn memory_backing(mut self, backing: Backing) -> Self {
-        self.backing = backing;
+        self.machine.backing = backing;
         self
     }
 
     /// Asks the host for transparent huge pages: faster, and coarser in what it takes.
     pub fn huge_pages(mut self, huge_pages: bool) -> Self {
-        self.huge_pages = huge_pages;
+        self.machine.huge_pages = huge_pages;
         self
     }
 
     /// What to boot.
     pub fn kernel(mut self, kernel: Kernel) -> Self {
-        self.kernel = Some(kernel);
+        self.machine.kernel = Some(kernel);
         self
     }
 
     /// Adds a serial port with `console` behind it: the first is COM1 (`ttyS0`), the fourth COM4.
     pub fn serial(mut self, console: Console) -> Self {
-        self.serial.push(console);
+        self.machine.serial.push(console);
         self
     }
 
     /// Adds a virtio console with `console` behind it (`hvc0`, `hvc1`, …): much faster than a serial port, and
     /// there later in the guest's boot.
     pub fn console(mut self, console: Console) -> Self {
-        self.consoles.push(console);
+        self.machine.consoles.push(console);
         self
     }
 
     /// Adds a disk: the first is `vda`, the second `vdb`.
     pub fn disk(mut self, disk: Disk) -> Self {
-        self.disks.push(disk);
+        self.machine.disks.push(disk);
         self
     }
 
     /// Adds a network card.
     pub fn net(mut self, net: impl Into<Net>) -> Self {
-        self.nets.push(net.into());
+        self.machine.nets.push(net.into());
         self
     }
 
     /// Gives the machine a socket device: connections between programs of the host and of the guest, without a network.
     /// A machine has one; another call replaces it.
     pub fn vsock(mut self, vsock: Vsock) -> Self {
-        self.vsock = Some(vsock);
+        self.machine.vsock = Some(vsock);
         self
     }
 
     /// Whether the machine has a virtio entropy device; it has, unless said otherwise.
     pub fn rng(mut self, rng: bool) -> Self {
-        self.rng = rng;
+        self.machine.rng = rng;
         self
     }
 
     /// Adds a virtio device.
     pub fn device(mut self, device: impl VirtioDevice + 'static) -> Self {
-        self.virtio.push(Box::new(device));
+        self.machine.virtio.push(Box::new(device));
         self
     }
 
@@ -190,7 +181,7 @@ impl<A: Accelerator> VmBuilder<A> {
         device: Arc<dyn BusDevice>,
     ) -> Self {
         let (start, len) = (first.into(), len.into());
-        self.ports.push(Claim { name: name.into(), start, len, device });
+        self.machine.ports.push(Claim { name: name.into(), start, len, device });
         self
     }
 
@@ -202,31 +193,31 @@ impl<A: Accelerator> VmBuilder<A> {
         len: u64,
         device: Arc<dyn BusDevice>,
     ) -> Self {
-        self.mmio.push(Claim { name: name.into(), start, len, device });
+        self.machine.mmio.push(Claim { name: name.into(), start, len, device });
         self
     }
 
     /// The machine's UUID, as SMBIOS tells it to the guest; a random one unless said otherwise.
     pub fn uuid(mut self, uuid: Uuid) -> Self {
-        self.uuid = uuid;
+        self.machine.uuid = uuid;
         self
     }
 
     /// What happens when the guest asks for a reset; it boots again in place unless said otherwise.
     pub fn on_reset(mut self, on_reset: OnReset) -> Self {
-        self.on_reset = on_reset;
+        self.machine.on_reset = on_reset;
         self
     }
 
     /// Announces virtio devices on the kernel's command line (`virtio_mmio.device=…`), for kernels without ACPI;
     /// others find them in the ACPI tables.
     pub fn virtio_on_cmdline(mut self, announce: bool) -> Self {
-        self.virtio_on_cmdline = announce;
+        self.machine.virtio_on_cmdline = announce;
         self
     }
 
     /// Checks everything, opens what is named, and puts the machine together. Nothing runs yet.
     pub fn build(self) -> Result<Vm, Error> {
-        Ok(Vm(Box::new(Machine::assemble(self)?)))
+        Ok(Vm(Box::new(Machine::assemble(&self.accelerator, self.machine)?)))
     }
 }
