@@ -24,9 +24,11 @@ mod error;
 mod open;
 mod server;
 mod spec;
+mod tree;
 
 pub use error::Error;
 pub(crate) use open::Export;
 pub use open::OpenShare;
 pub(crate) use server::{Scratch, Server};
 pub use spec::{RelayTo, Share};
+pub use tree::Owner;
