@@ -55,6 +55,8 @@ pub mod disk;
 pub mod fs;
 pub mod memory;
 pub mod net;
+#[cfg(test)]
+mod random;
 pub mod sys;
 pub mod vcpu;
 pub mod virtio;

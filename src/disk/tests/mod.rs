@@ -17,34 +17,8 @@ use tempfile::NamedTempFile;
 
 use super::*;
 use crate::disk::raw::RawFile;
+use crate::random::Random;
 use rig::*;
-
-/// Numbers without pattern, the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    /// `len` bytes.
-    fn bytes(&mut self, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0; len];
-        for eight in bytes.chunks_mut(8) {
-            eight.copy_from_slice(&self.next().to_le_bytes()[..eight.len()]);
-        }
-        bytes
-    }
-}
 
 /// Folders on file systems that differ: memory, and what the sources are on.
 fn folders() -> Vec<PathBuf> {

@@ -2,27 +2,10 @@
 
 use super::*;
 use crate::bus::BusDevice;
+use crate::random::Random;
 use crate::virtio::setup::DRIVER_OK;
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET as NEEDS_RESET;
 use virtio_bindings::virtio_mmio::*;
-
-/// Numbers without pattern, the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-}
 
 /// A state of the device, reached from reset.
 fn reach(machine: &mut Machine, state: u32) {

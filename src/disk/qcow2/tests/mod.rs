@@ -15,6 +15,7 @@ use super::super::backend::{BlockBackend, BufferList, Buffers};
 use super::super::spec::Image;
 use super::Qcow2;
 use crate::disk::Error;
+use crate::random::Random;
 use crate::sys::file::Flush;
 
 /// A folder for images, and QEMU's tool for them; `None`, and a word on it, where there is none.
@@ -106,21 +107,7 @@ pub(super) fn raw(path: PathBuf) -> Image {
     Image::Raw(path)
 }
 
-/// Random numbers that are the same each time.
-pub(super) struct Random(pub u64);
-
 impl Random {
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 8) % limit
-    }
-
-    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| self.below(256) as u8).collect()
-    }
-
     /// An extent of whole sectors, most of them short.
     pub fn extent(&mut self, size: u64, longest: u64) -> (u64, u64) {
         let most = 1 << self.below(u64::from(longest.ilog2() - 8));

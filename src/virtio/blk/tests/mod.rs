@@ -16,6 +16,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::disk::{Disk, MemoryDisk, Properties};
+use crate::random::Random;
 use crate::virtio::feature;
 use crate::virtio::testing::{Buffer, Guest, PATIENCE, Ring};
 
