@@ -12,15 +12,11 @@ fn debian_boots_to_a_login_and_is_running() {
         return;
     }
     let dir = scratch();
-    // Above the image that the tools are taken from, which stays as it is.
     let top = dir.path().join("root.qcow2");
-    let base = std::env::var("HK_ROOT").expect("HK_ROOT");
-    qemu_img(["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base], &top, []);
-    let disk = Disk::qcow2(&top).unwrap().backing(Disk::raw(&base).unwrap());
     let (console, screen, keyboard) = console();
     let kernel = Flavour::Cloud.kernel("console=ttyS0 quiet hk.root=/dev/vda");
     let builder = Vm::builder().cpus(2).memory(512 << 20).kernel(kernel).serial(console);
-    let vm = builder.disk(disk).build().unwrap().start().unwrap();
+    let vm = builder.disk(root(&top)).build().unwrap().start().unwrap();
     let mut session = Session::on(vm, screen, keyboard);
     session.wait_for("hk login: ");
     session.type_in("root\n");

@@ -21,6 +21,13 @@ pub fn tools() -> Disk {
     Disk::raw(std::env::var_os("HK_ROOT").expect("HK_ROOT")).unwrap().read_only()
 }
 
+/// The same to be booted from and written to: what is written goes to an image that is made at `top`.
+pub fn root(top: &Path) -> Disk {
+    let base = std::env::var("HK_ROOT").expect("HK_ROOT");
+    qemu_img(["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base], top, []);
+    Disk::qcow2(top).unwrap().backing(Disk::raw(&base).unwrap())
+}
+
 /// A folder on a disk's file system.
 pub fn scratch() -> TempDir {
     tempfile::tempdir_in(std::env::var_os("HK_SCRATCH").expect("HK_SCRATCH")).unwrap()

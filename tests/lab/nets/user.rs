@@ -10,7 +10,7 @@ use std::time::Duration;
 use hyperkit::net::user::Forward;
 use hyperkit::vm::Vm;
 
-use super::super::disks::{qemu_img, scratch};
+use super::super::disks::{root, scratch};
 use super::*;
 
 /// How much is carried each way: a gibibyte with `cargo xtask test --long`.
@@ -286,13 +286,10 @@ fn systemd_networkd_brings_the_card_up() {
     }
     let dir = scratch();
     let top = dir.path().join("root.qcow2");
-    let base = std::env::var("HK_ROOT").expect("HK_ROOT");
-    qemu_img(["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base], &top, []);
-    let root = hyperkit::Disk::qcow2(&top).unwrap().backing(hyperkit::Disk::raw(&base).unwrap());
     let (console, screen, keyboard) = console();
     let kernel = Flavour::Cloud.kernel("console=ttyS0 quiet net.ifnames=0 hk.root=/dev/vda");
     let builder = Vm::builder().memory(512 << 20).kernel(kernel).serial(console);
-    let vm = builder.disk(root).net(Net::user()).build().unwrap().start().unwrap();
+    let vm = builder.disk(root(&top)).net(Net::user()).build().unwrap().start().unwrap();
     let mut session = Session::on(vm, screen, keyboard);
     session.wait_for("hk login: ");
     session.type_in("root\n");
