@@ -29,7 +29,8 @@ pub(crate) fn make_silent(socket: &OwnedFd) -> io::Result<()> {
 /// The next connection, as a socket that does not block.
 pub(crate) fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
     let socket = rustix::net::accept(listener)?;
-    prepare(&socket)?;
+    // It fails if the peer has gone already.
+    prepare(&socket).map_err(|_| io::ErrorKind::ConnectionAborted)?;
     ioctl_fionbio(&socket, true)?;
     Ok(socket)
 }

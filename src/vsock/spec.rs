@@ -68,6 +68,29 @@ const LEAST_BUFFER: u32 = 4 << 10;
 const MEMORY: usize = 64 << 20;
 
 /// The sockets that a machine is to have.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let dir = dir.path();
+/// use hyperkit::vsock::Vsock;
+///
+/// let vsock = Vsock::new()
+///     .hyperkit(dir)                       // at `connect` and `00000002.*` in this folder,
+///     .hyperkit_forward(2376)              // and at `guest.00000948` for port 2376;
+///     .hybrid(dir.join("vsock"))           // at `vsock` and `vsock_*`, as Firecracker has it;
+///     .guest_port(22, dir.join("ssh"))     // at `ssh`, for port 22 of the guest;
+///     .host_port(514, dir.join("syslog"))  // and port 514 of the host is whoever listens at `syslog`
+///     .open()?;                            // which a machine does when it is built
+/// assert!(dir.join("guest.00000948").exists());
+///
+/// let other = Vsock::new().guest_port(80, dir.join("ssh")).open();
+/// assert!(other.unwrap_err().to_string().ends_with("ssh: it is in use"));
+///
+/// drop(vsock);
+/// assert!(!dir.join("ssh").exists());
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use = "sockets are of no use until a machine has them"]
 pub struct Vsock {
@@ -164,17 +187,21 @@ impl Vsock {
         self
     }
 
-    /// A socket at `path`, made by this program: whoever connects to it is connected to this port of the guest. It is
-    /// vfkit's and krunkit's `virtio-vsock,port=PORT,socketURL=PATH,connect`. Any number of them.
+    /// A socket at `path`, made by this program: whoever connects to it is connected to this port of the guest. Any
+    /// number of them.
+    ///
+    /// It is `virtio-vsock,port=PORT,socketURL=PATH,connect` of vfkit and krunkit, which say what becomes of the
+    /// port: the host connects to it.
     pub fn guest_port(mut self, port: u32, path: impl Into<PathBuf>) -> Self {
         self.guest_ports.push((port, path.into()));
         self
     }
 
     /// A socket at `path`, made by another program: when the guest connects to this port of the host, whoever listens
-    /// there gets the connection. It need not be there before the guest connects. It is vfkit's and krunkit's
-    /// `virtio-vsock,port=PORT,socketURL=PATH,listen`, where `listen` is what goes without saying. Any number of
-    /// them.
+    /// there gets the connection. It need not be there before the guest connects. Any number of them.
+    ///
+    /// It is `virtio-vsock,port=PORT,socketURL=PATH,listen` of vfkit and krunkit, or without `listen`: the host listens
+    /// on the port.
     pub fn host_port(mut self, port: u32, path: impl Into<PathBuf>) -> Self {
         self.host_ports.push((port, path.into()));
         self

@@ -5,6 +5,7 @@ mod dial;
 mod files;
 mod lines;
 mod options;
+mod process;
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
