@@ -1,8 +1,10 @@
 //! A socket of ours in the file system.
 //!
-//! It is for its owner only whatever the umask, and nobody can connect to it before it is. It is removed at the end,
-//! if it is still the one that was made. One that a process has left behind is taken over: nobody answers there. Two
-//! processes that start at the same time never end up with one socket, though both may be told that it is in use.
+//! It is for its owner only whatever the umask. It is removed at the end, if it is still the one that was made.
+//!
+//! One that a process has left behind is taken over: nobody answers there. So that this is never true of one that is
+//! about to be used, a socket is made under another name, and gets its own once it listens. Of two that start at the
+//! same time, one at most has it, and the other is told that it is in use.
 
 use std::fs::{self, FileType, Metadata, Permissions};
 use std::io;
@@ -38,32 +40,28 @@ impl Bound {
     /// Listens at `path`.
     pub fn new(path: &Path) -> Result<Self, Error> {
         check_path(path)?;
+        let failed = |source| cannot("listen at", path, source);
+        let (draft, socket) = draft(path)?;
+        let file = fs::symlink_metadata(&draft.0).map_err(failed)?;
+        if file.mode() & 0o777 != MODE {
+            fs::set_permissions(&draft.0, Permissions::from_mode(MODE)).map_err(failed)?;
+        }
+        rustix::net::listen(&socket, BACKLOG).map_err(|error| failed(error.into()))?;
         for _ in 0..TRIES {
-            match unix::bind(path) {
-                Ok(socket) => return Self::listen(path, socket),
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => take_over(path)?,
-                Err(source) => return Err(cannot("listen at", path, source)),
+            match fs::hard_link(&draft.0, path) {
+                Ok(()) => {
+                    return Ok(Self { path: path.to_owned(), socket, identity: identity(&file) });
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => take_over(path)?,
+                Err(source) => return Err(failed(source)),
             }
         }
-        Err(Error::InUse { path: path.to_owned() })
+        Err(in_use(path))
     }
 
-    fn listen(path: &Path, socket: OwnedFd) -> Result<Self, Error> {
-        let failed = |source| cannot("listen at", path, source);
-        let file = fs::symlink_metadata(path).map_err(failed)?;
-        let bound = Self { path: path.to_owned(), socket, identity: identity(&file) };
-        if file.mode() & 0o777 != MODE {
-            let mode = Permissions::from_mode(MODE);
-            fs::set_permissions(path, mode).map_err(failed)?;
-        }
-        rustix::net::listen(&bound.socket, BACKLOG).map_err(|error| failed(error.into()))?;
-        // Up to here it looked like one that was left behind.
-        if bound.is_ours() { Ok(bound) } else { Err(Error::InUse { path: path.to_owned() }) }
-    }
-
-    /// Whether its file is still the one that was made.
-    fn is_ours(&self) -> bool {
-        fs::symlink_metadata(&self.path).is_ok_and(|file| identity(&file) == self.identity)
+    /// Its file, if that is still the one that was made.
+    fn file(&self) -> Option<Metadata> {
+        fs::symlink_metadata(&self.path).ok().filter(|file| identity(file) == self.identity)
     }
 
     pub fn path(&self) -> &Path {
@@ -79,45 +77,74 @@ impl AsFd for Bound {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        if self.is_ours() {
+        if self.file().is_some() {
             // Nothing that a caller could do about one that stays.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
+/// A name that a socket has for a moment. The file is removed when this is dropped.
+struct Draft(PathBuf);
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // Nothing that a caller could do about one that stays.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A socket that will be at `path`, and where it is until then.
+fn draft(path: &Path) -> Result<(Draft, OwnedFd), Error> {
+    for _ in 0..TRIES {
+        let draft = beside(path)?;
+        match unix::bind(&draft) {
+            Ok(socket) => return Ok((Draft(draft), socket)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(source) => return Err(cannot("listen at", path, source)),
+        }
+    }
+    Err(in_use(path))
+}
+
+/// A name in the same folder that nobody has.
+fn beside(path: &Path) -> Result<PathBuf, Error> {
+    let number = Uuid::new_v4().as_u64_pair().0 >> 36;
+    let beside = path.with_file_name(format!(".{number:07x}"));
+    check_path(&beside)?;
+    Ok(beside)
+}
+
 /// Removes what a process that is gone has left at `path`, and nothing else.
 fn take_over(path: &Path) -> Result<(), Error> {
-    let file = match fs::symlink_metadata(path) {
-        Ok(file) => file,
+    match fs::symlink_metadata(path).map(|file| file.file_type()) {
+        Ok(kind) if kind.is_socket() => {}
+        Ok(kind) => {
+            return Err(Error::NotASocket { path: path.to_owned(), what: describe(kind) });
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(cannot("look at", path, source)),
-    };
-    if !file.file_type().is_socket() {
-        return Err(Error::NotASocket { path: path.to_owned(), what: describe(file.file_type()) });
     }
-    let in_use = || Error::InUse { path: path.to_owned() };
-    if !is_dead(path)? {
-        return Err(in_use());
-    }
-    // Meanwhile somebody else may have found it dead, and be at work in its place: it is looked at again where only
-    // this process knows it.
-    let number = Uuid::new_v4().as_u64_pair().0 >> 36;
-    let aside = path.with_file_name(format!(".{number:07x}"));
-    check_path(&aside)?;
-    match fs::rename(path, &aside) {
+    if is_dead(path)? { remove_dead(path) } else { Err(in_use(path)) }
+}
+
+/// Removes a socket at `path`, where nobody listened.
+///
+/// Meanwhile somebody else may have found that out too, and listen in its place. So it is looked at again where only
+/// this process knows it.
+pub(super) fn remove_dead(path: &Path) -> Result<(), Error> {
+    let aside = Draft(beside(path)?);
+    match fs::rename(path, &aside.0) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(cannot("remove", path, source)),
     }
-    let same = fs::symlink_metadata(&aside).is_ok_and(|now| identity(&now) == identity(&file));
-    let dead = same && is_dead(&aside)?;
-    if !dead {
-        // If the name has been taken again, that one can stay as well as the other.
-        let _ = fs::hard_link(&aside, path);
+    if is_dead(&aside.0)? {
+        return Ok(());
     }
-    fs::remove_file(&aside).map_err(|source| cannot("remove", &aside, source))?;
-    if dead { Ok(()) } else { Err(in_use()) }
+    // If a third one has taken the name even now, it is theirs.
+    let _ = fs::hard_link(&aside.0, path);
+    Err(in_use(path))
 }
 
 /// Whether nobody has the socket at `path` open any more.
@@ -142,6 +169,10 @@ fn describe(kind: FileType) -> &'static str {
         kind if kind.is_file() => "a file",
         _ => "something that is no socket",
     }
+}
+
+fn in_use(path: &Path) -> Error {
+    Error::InUse { path: path.to_owned() }
 }
 
 pub(super) fn cannot(what: &'static str, path: &Path, source: io::Error) -> Error {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::sys::unix::LONGEST_PATH;
+use crate::vsock::bound::remove_dead;
 
 fn everything(dir: &Path) -> Vsock {
     Vsock::new()
@@ -186,6 +187,18 @@ fn a_folder_that_is_not_there_is_named() {
 }
 
 #[test]
+fn a_dead_socket_that_another_took_over_first_is_the_others() {
+    let dir = folder();
+    let path = dir.path().join("v");
+    let theirs = UnixListener::bind(&path).unwrap();
+    let error = remove_dead(&path).unwrap_err();
+    assert!(matches!(error, Error::InUse { .. }), "{error}");
+    assert_eq!(names(dir.path()), ["v"]);
+    let _program = UnixStream::connect(&path).unwrap();
+    theirs.accept().unwrap();
+}
+
+#[test]
 fn a_socket_that_two_start_to_use_at_once_is_never_had_by_both() {
     for _ in 0..50 {
         let dir = folder();
@@ -221,10 +234,12 @@ fn long(dir: &TempDir, room: usize) -> PathBuf {
 #[test]
 fn a_path_is_too_long_if_the_longest_that_is_made_of_it_is() {
     type Convention = (fn(&Path) -> Vsock, &'static str);
-    let conventions: [Convention; 4] = [
+    let conventions: [Convention; 5] = [
         (|dir| Vsock::new().hyperkit(dir).hyperkit_forward(1), "00000002.ffffffff"),
         (|dir| Vsock::new().hybrid(dir.join("v")), "v_4294967295"),
-        (|dir| Vsock::new().guest_port(1, dir.join("ssh")), "ssh"),
+        (|dir| Vsock::new().guest_port(1, dir.join("ssh.sock")), "ssh.sock"),
+        // Before it has this name, it has one of eight bytes.
+        (|dir| Vsock::new().guest_port(1, dir.join("ssh")), ".0123456"),
         (|dir| Vsock::new().host_port(1, dir.join("log")), "log"),
     ];
     for (vsock, longest) in conventions {
@@ -232,11 +247,9 @@ fn a_path_is_too_long_if_the_longest_that_is_made_of_it_is() {
         assert!(vsock(&long(&dir, longest.len())).open().is_ok(), "{longest}");
         let short = long(&dir, longest.len() - 1);
         let error = vsock(&short).open().unwrap_err();
-        assert!(
-            matches!(&error, Error::PathTooLong { path, limit }
-                if *path == short.join(longest) && *limit == LONGEST_PATH),
-            "{error}"
-        );
+        let Error::PathTooLong { path, limit } = &error else { panic!("{error}") };
+        assert_eq!((path.as_os_str().len(), *limit), (LONGEST_PATH + 1, LONGEST_PATH));
+        assert!(*path == short.join(longest) || longest.starts_with('.'), "{error}");
         assert!(error.to_string().contains(&format!("at most {LONGEST_PATH}")), "{error}");
         assert!(names(&short).is_empty());
     }
