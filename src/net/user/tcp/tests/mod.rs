@@ -7,6 +7,7 @@ mod peer;
 mod segments;
 mod stack;
 mod streams;
+mod wakeups;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -154,6 +155,14 @@ impl Lab {
 
     /// Lets the host's side go on, for `patience` at most if nothing is ready.
     fn host(&mut self, patience: Duration) {
+        self.ready(patience);
+        if self.tcp.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+            self.tcp.timer(Instant::now(), Sources::new(self.poll.registry()));
+        }
+    }
+
+    /// The same, but no time passes.
+    fn ready(&mut self, patience: Duration) {
         self.poll.poll(&mut self.events, Some(patience)).unwrap();
         let sources = Sources::new(self.poll.registry());
         for event in &self.events {
