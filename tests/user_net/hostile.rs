@@ -1,14 +1,18 @@
 //! Frames that no stack sends: nothing may come of them but a number in a counter.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::time::Duration;
 
-use hyperkit::net::user::{Flow, UserNet, Verdict};
+use hyperkit::net::user::{Flow, Forward, UserNet, Verdict};
 use hyperkit::net::{Header, Offloads};
 use smoltcp::wire::*;
 
 use crate::datagrams::{Echo, GATEWAY, GUEST, GUEST6, HOST, HOST6};
 use crate::frames::{Reader, ethernet, ip, parts, udp};
-use crate::guest::Net;
+use crate::guest::{Net, PATIENCE};
+
+const GATEWAY6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd68, 0x6b6e, 0x6574, 0x41, 0, 0, 0, 1));
 
 /// One good frame of every sort.
 fn good(port: u16) -> Vec<Vec<u8>> {
@@ -181,4 +185,51 @@ fn a_guest_that_takes_nothing_loses_it() {
     let kept = net.drain().len();
     assert!((100..=1000).contains(&kept), "{kept}");
     assert_eq!(net.handle.counters().lost_in, 10_000 - kept as u64);
+}
+
+#[test]
+fn segments_with_a_wrong_checksum_change_nothing() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for (guest, host) in [(GUEST, HOST), (GUEST6, HOST)] {
+        let mut net = Net::new(
+            UserNet::new()
+                .forward(Forward::tcp_to_host((GATEWAY6, 80), listener.local_addr().unwrap())),
+        );
+        let (host, port) = if guest.is_ipv4() { (host, port) } else { (GATEWAY6, 80) };
+        let mut send = |sequence: u32, acknowledged: u32, flags: u8, data: &[u8], wrong: u8| {
+            let mut bytes = [&[0x0f, 0xa0][..], &port.to_be_bytes()].concat();
+            bytes.extend(sequence.to_be_bytes());
+            bytes.extend(acknowledged.to_be_bytes());
+            bytes.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+            bytes.extend(data);
+            let mut segment = TcpPacket::new_unchecked(&mut bytes[..]);
+            segment.fill_checksum(&guest.into(), &host.into());
+            bytes[17] ^= wrong;
+            net.send(&ip(guest, host, IpProtocol::Tcp, 64, &bytes));
+            let is_good_syn = (flags, wrong) == (2, 0);
+            net.turn(if is_good_syn { PATIENCE } else { Duration::from_millis(5) });
+            let frames = net.drain();
+            let seen = frames.iter().filter_map(|frame| Reader::default().read(frame));
+            let answers: Vec<_> = seen.filter(|seen| seen.kind == IpProtocol::Tcp).collect();
+            (answers, net.handle.counters())
+        };
+        let (syn, ack, fin, rst) = (2, 16, 1, 4);
+        let (answers, counters) = send(1, 0, syn, b"", 1);
+        assert_eq!((answers.len(), counters.tcp_opened, counters.bad_checksums), (0, 0, 1));
+        let (answers, counters) = send(1, 0, syn, b"", 0);
+        assert_eq!((answers.len(), counters.tcp_opened), (1, 1));
+        let theirs = u32::from_be_bytes(answers[0].data[4..8].try_into().unwrap()) + 1;
+        send(2, theirs, ack, b"", 0);
+        let (mut stream, _) = listener.accept().unwrap();
+        for (flags, data) in [(ack, &b"bad"[..]), (ack | fin, b""), (rst, b""), (syn, b"")] {
+            let (answers, counters) = send(2, theirs, flags, data, 0x80);
+            assert_eq!((answers.len(), counters.tcp_flows), (0, 1));
+        }
+        let (_, counters) = send(2, theirs, ack | fin, b"good", 0);
+        assert_eq!(counters.bad_checksums, 5);
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).unwrap();
+        assert_eq!(got, b"good");
+    }
 }

@@ -30,6 +30,7 @@ $at ip addr add fd09::2/64 nodad dev v1
 $at ip addr add 10.9.9.9/32 dev lo; $at ip addr add fd99::9/128 nodad dev lo
 $at sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward' || exit 77
 $at ip route add unreachable 10.7.0.0/16; $at ip route add 10.8.0.0/16 dev v1
+$at ip route add 10.6.0.0/16 via 10.9.0.1 dev v1 mtu lock 1000
 echo "0 0" > /proc/sys/net/ipv4/ping_group_range || exit 77
 "$@"
 "#;
@@ -113,6 +114,22 @@ fn a_trace_shows_the_gateway_and_then_the_hosts_routers() {
             assert_eq!((seen.icmp(), seen.source), (Some((11, 0)), far(router)));
             assert_eq!(seen.data[28..32], bytes[..4]);
         }
+    });
+}
+
+#[test]
+fn a_way_that_is_too_narrow_is_told_to_the_guest() {
+    in_a_world("a_way_that_is_too_narrow_is_told_to_the_guest", || {
+        let mut net = Net::new(UserNet::new());
+        let to = SocketAddr::new(far("10.6.0.7"), 80);
+        let bytes = datagram(SocketAddr::new(GUEST, 40000), to, &[5; 1200]);
+        net.send(&ip(GUEST, to.ip(), IpProtocol::Udp, 64, &bytes));
+        let seen = next(&mut net);
+        assert_eq!((seen.icmp(), seen.source), (Some((3, 4)), far("10.9.0.2")));
+        assert_eq!(seen.data[6..8], 1000u16.to_be_bytes());
+        // It is about the guest's own packet.
+        assert_eq!(seen.data[8 + 12..8 + 20], [192, 168, 65, 3, 10, 6, 0, 7]);
+        assert_eq!(seen.data[28..32], bytes[..4]);
     });
 }
 
