@@ -53,6 +53,8 @@ const JUDGES: &[(&str, &str)] = &[
     ("qemu-img", "qemu-utils"),
     ("mke2fs", "e2fsprogs"),
     ("debugfs", "e2fsprogs"),
+    ("ip", "iproute2"),
+    ("passt", "passt"),
 ];
 
 /// What was asked for.
