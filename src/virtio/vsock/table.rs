@@ -9,9 +9,11 @@ use std::time::Instant;
 use super::connection::Connection;
 use super::packet::Ports;
 
-/// The least that a connection may have under way.
-const FLOOR: u32 = 4 << 10;
-/// How many times as much as a newcomer gets there has to be left.
+/// What is kept for each connection that there may be, if there is as much …
+const RESERVE: usize = 4 << 10;
+/// … and the least that one may have under way, whatever there is.
+const LEAST: usize = 256;
+/// The part of the rest that one gets.
 const SHARE: usize = 64;
 
 #[derive(Debug, Default)]
@@ -32,17 +34,18 @@ pub(super) struct Table {
     alarms: BTreeSet<(Instant, u32)>,
     /// Most connections.
     limit: usize,
-    /// Most that a connection may have under way, and all of them.
+    /// Most that a connection may have under way, and what is kept for each that there may be.
     buffer: u32,
-    memory: usize,
-    /// Sum of all windows.
-    committed: usize,
+    reserve: u32,
+    /// What is left beside that.
+    left: usize,
     /// Connections that the guest knows nothing of any more.
     lingering: usize,
 }
 
 impl Table {
     pub fn new(limit: usize, buffer: u32, memory: usize) -> Self {
+        let reserve = (memory / limit).clamp(LEAST, RESERVE);
         Self {
             slots: Vec::new(),
             free: Vec::new(),
@@ -51,8 +54,8 @@ impl Table {
             alarms: BTreeSet::new(),
             limit,
             buffer,
-            memory,
-            committed: 0,
+            reserve: reserve as u32,
+            left: memory.saturating_sub(limit * reserve),
             lingering: 0,
         }
     }
@@ -68,9 +71,13 @@ impl Table {
 
     /// How large the window of a connection can be that has `now` already: less and less the more there are.
     pub fn share(&self, now: u32) -> u32 {
-        let left = self.memory.saturating_sub(self.committed - now as usize);
-        let share = u32::try_from(left / SHARE).unwrap_or(u32::MAX);
-        share.min(self.buffer).max(FLOOR).max(now)
+        let share = u32::try_from((self.left + self.extra(now)) / SHARE).unwrap_or(u32::MAX);
+        self.reserve.saturating_add(share).min(self.buffer).max(now)
+    }
+
+    /// What a window of this size takes of what is left.
+    fn extra(&self, size: u32) -> usize {
+        size.saturating_sub(self.reserve) as usize
     }
 
     /// Takes a connection in; whoever calls this has seen that there is room.
@@ -80,7 +87,7 @@ impl Table {
             (self.slots.len() - 1) as u32
         });
         self.by_ports.insert(connection.ports, slot);
-        self.committed += connection.window.size() as usize;
+        self.left -= self.extra(connection.window.size());
         if let Some(place) = self.slots.get_mut(slot as usize) {
             place.connection = Some(connection);
         }
@@ -101,7 +108,7 @@ impl Table {
         let size = self.share(now);
         if let Some(connection) = self.get(slot) {
             connection.window.grow(size);
-            self.committed += (size - now) as usize;
+            self.left -= self.extra(size) - self.extra(now);
         }
     }
 
@@ -127,7 +134,7 @@ impl Table {
     pub fn remove(&mut self, slot: u32) -> Option<Connection> {
         self.set_alarm(slot, None);
         let connection = self.slots.get_mut(slot as usize)?.connection.take()?;
-        self.committed -= connection.window.size() as usize;
+        self.left += self.extra(connection.window.size());
         match self.by_ports.get(&connection.ports) {
             Some(&known) if known == slot => drop(self.by_ports.remove(&connection.ports)),
             _ => self.lingering -= 1,
