@@ -39,10 +39,14 @@ impl SocketDevice {
         let op = Op::from_number(header.op.into());
         let kind = packet::kind_from_number(number).filter(|&kind| self.has(kind));
         let (Some(op), Some(kind), HOST) = (op, kind, to) else {
-            // Nobody is there; and what there is not is not reset.
-            if op != Some(Op::Reset) {
-                self.tally.dropped.add(1);
-                self.resets.push_back(Reset { cid: to, ports, kind: number });
+            if op == Some(Op::Reset) {
+                // What there is not is not reset.
+                return Ok(());
+            }
+            self.tally.dropped.add(1);
+            match self.table.find(ports).filter(|_| to == HOST) {
+                Some(slot) => self.break_off(slot),
+                None => self.resets.push_back(Reset { cid: to, ports, kind: number }),
             }
             return Ok(());
         };
