@@ -230,6 +230,7 @@ impl Connection {
         if new & NO_RECEIVE != 0 {
             self.shut(Shutdown::Read);
             self.message = Vec::new();
+            self.look_for_hang_up();
         }
         self.end_sending();
     }
@@ -237,6 +238,11 @@ impl Connection {
     /// Whether the guest is done with both directions.
     pub fn guest_has_left(&self) -> bool {
         self.guest_over == NO_SEND | NO_RECEIVE
+    }
+
+    /// Whether the guest has heard of it, and thinks that it is there.
+    pub fn guest_has_it(&self) -> bool {
+        !self.due.contains(Due::REQUEST) && !self.guest_has_left()
     }
 
     /// Whether the host is, and the guest has heard so.
@@ -259,9 +265,10 @@ impl Connection {
         self.end_sending();
     }
 
-    /// After the end of the one direction, looks whether the other has ended too: whether there is anybody left.
+    /// After the end of the direction to the guest, looks whether the other has ended too: whether there is anybody left
+    /// on the host.
     pub fn look_for_hang_up(&mut self) {
-        if self.host_over & NO_SEND == 0 {
+        if self.host_over & NO_SEND == 0 && self.guest_over & NO_RECEIVE == 0 {
             return;
         }
         let Some(socket) = &self.socket else { return };
@@ -272,7 +279,7 @@ impl Connection {
         {
             let lost = self.backlog.discard();
             self.forwarded(lost);
-            self.host_is_over(NO_RECEIVE);
+            self.host_is_over(NO_SEND | NO_RECEIVE);
         }
     }
 

@@ -248,7 +248,7 @@ impl SocketDevice {
     /// Tells the guest that a connection of its is none.
     fn reset_packet(&mut self, slot: u32) {
         if let Some(connection) = self.table.get(slot)
-            && !connection.guest_has_left()
+            && connection.guest_has_it()
         {
             let kind = packet::kind_number(connection.kind);
             self.resets.push_back(Reset { cid: HOST, ports: connection.ports, kind });
