@@ -11,6 +11,8 @@ mod credit;
 mod packet;
 mod receive;
 mod table;
+#[cfg(test)]
+mod tests;
 mod transmit;
 
 use std::collections::VecDeque;
