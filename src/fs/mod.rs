@@ -25,6 +25,7 @@ mod open;
 mod server;
 mod spec;
 mod tree;
+mod wire;
 
 pub use error::Error;
 pub(crate) use open::Export;
