@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::Error;
 use super::open::{Export, OpenShare};
 use super::server::Server;
+use super::tree::Tree;
+use super::{Error, Owner};
 
 /// Most bytes of a tag.
 const LONGEST_TAG: usize = 255;
@@ -29,6 +30,7 @@ pub struct Share {
     tag: String,
     source: Source,
     read_only: bool,
+    owner: Owner,
     fids: usize,
 }
 
@@ -62,7 +64,7 @@ impl RelayTo {
 
 impl Share {
     fn of(tag: impl Into<String>, source: Source) -> Self {
-        Self { tag: tag.into(), source, read_only: false, fids: FIDS }
+        Self { tag: tag.into(), source, read_only: false, owner: Owner::passthrough(), fids: FIDS }
     }
 
     /// The folder `dir` of the host, which the guest mounts by `tag`, 1 to 255 bytes. The guest sees what is in the
@@ -81,6 +83,12 @@ impl Share {
     /// Nothing of it is ever changed: on the host no file is opened for writing.
     pub fn read_only(mut self) -> Self {
         self.read_only = true;
+        self
+    }
+
+    /// Whose the files are; [`Owner::passthrough`] unless it is set.
+    pub fn owner(mut self, owner: Owner) -> Self {
+        self.owner = owner;
         self
     }
 
@@ -104,7 +112,14 @@ impl Share {
             return wrong(format!("no file at all may be held of the share {}", self.tag));
         }
         let export = match self.source {
-            Source::Folder(_) => Export::Server(Arc::new(Server::new())),
+            Source::Folder(path) => {
+                let server = Tree::open(&path, self.read_only, self.owner)
+                    .and_then(|tree| Server::new(&tree, self.fids));
+                match server {
+                    Ok(server) => Export::Server(Arc::new(server)),
+                    Err(source) => return Err(Error::Host { what: "share", path, source }),
+                }
+            }
             Source::Relay(_) if self.read_only => {
                 return wrong(format!(
                     "the share {} cannot be made read-only here: its server decides that",

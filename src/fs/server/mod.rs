@@ -1,9 +1,42 @@
-//! The 9P server: one guest, one folder.
+//! The 9P server: one guest, one folder, 9P2000.L.
+//!
+//! A request is copied before it is looked at, and an answer is made before the guest sees any of it; only the data of
+//! Tread and Twrite goes straight between guest memory and the file. What the guest holds, it holds by fids
+//! ([`fids`]), and nothing is locked while the host's file system is at work: any number of requests are answered at a
+//! time, whichever fids they are about.
+//!
+//! Where the guest can go and what it can change is the [tree](super::tree)'s to say. Here are bounded the number of
+//! fids, the extended attributes that are held for the guest, and the length of messages.
+//!
+//! Users are the guest's affair: its kernel checks permissions, and the user that a fid was attached for is only who
+//! owns what is made with it.
 
+mod attributes;
+mod fids;
+mod file;
+mod lock;
+mod names;
+mod session;
+mod xattr;
+
+use std::io;
+use std::sync::Arc;
+
+use super::tree::{Node, Tree, linux_errno};
+use super::wire::{
+    self, ERROR_LEN, Errno, HEADER, Header, Kind, MOST_BYTES, NO_TAG, Reply, Request, WRITE_HEADER,
+};
 use crate::memory::{BufferList, Buffers};
+use fids::{Fid, Fids};
+use xattr::Budget;
 
 /// Serves a folder to one guest.
-pub(crate) struct Server {}
+#[derive(Debug)]
+pub(crate) struct Server {
+    root: Arc<Node>,
+    fids: Fids,
+    attributes: Budget,
+}
 
 /// Room that a thread needs to answer messages, used again for each.
 #[derive(Debug, Default)]
@@ -13,9 +46,17 @@ pub(crate) struct Scratch {
     list: BufferList<'static>,
 }
 
+impl From<io::Error> for Errno {
+    fn from(error: io::Error) -> Self {
+        Self(linux_errno(&error))
+    }
+}
+
 impl Server {
-    pub fn new() -> Self {
-        Self {}
+    /// Serves what is in `tree` to a guest that may have `fids` fids.
+    pub(in crate::fs) fn new(tree: &Tree, fids: usize) -> io::Result<Self> {
+        let root = Arc::new(tree.root()?);
+        Ok(Self { root, fids: Fids::new(fids), attributes: Budget::default() })
     }
 
     /// Answers one message, a whole T-message in `request`, with a whole R-message in `reply`, and returns how long
@@ -25,16 +66,151 @@ impl Server {
     /// Takes as long as the host's file system does, so it is called by several threads at once. Tflush does not come
     /// here: whoever runs the threads answers it after the message that it names.
     pub fn serve(&self, request: Buffers<'_>, reply: Buffers<'_>, scratch: &mut Scratch) -> usize {
-        /// Rlerror, EOPNOTSUPP.
-        const REFUSED: [u8; 4] = 95_u32.to_le_bytes();
-        let mut header = [0; 7];
-        request.copy_to(&mut header);
-        scratch.reply.clear();
-        scratch.reply.extend_from_slice(&[11, 0, 0, 0, 7, header[5], header[6]]);
-        scratch.reply.extend_from_slice(&REFUSED);
-        if reply.total() < scratch.reply.len() { 0 } else { reply.fill_from(&scratch.reply) }
+        if reply.total() < ERROR_LEN {
+            return 0;
+        }
+        // Up to the data of Twrite, if that is what it is.
+        let mut start = [0; WRITE_HEADER];
+        let len = request.copy_to(&mut start);
+        let (tag, answer) = match start.first_chunk() {
+            Some(header) if len >= HEADER => {
+                let header = Header::decode(*header);
+                let body = start.get(HEADER..len).unwrap_or_default();
+                (header.tag, self.answer(header, body, request, reply, scratch))
+            }
+            _ => (NO_TAG, Err(Errno::PROTO)),
+        };
+        answer.unwrap_or_else(|errno| reply.fill_from(&wire::error(tag, errno)))
+    }
+
+    /// `start`: what is behind the header, as far as it goes in front of Twrite's data.
+    fn answer(
+        &self,
+        header: Header,
+        start: &[u8],
+        request: Buffers<'_>,
+        reply: Buffers<'_>,
+        Scratch { request: copy, reply: room, list }: &mut Scratch,
+    ) -> Result<usize, Errno> {
+        let session = self.fids.session();
+        let size = header.size as usize;
+        if size < HEADER || size > request.total() {
+            return Err(Errno::PROTO);
+        }
+        let mut most = reply.total();
+        if header.kind != Kind::VERSION {
+            let Some(message) = session.message else { return Err(Errno::PROTO) };
+            if size > message {
+                return Err(Errno::MSGSIZE);
+            }
+            most = most.min(message);
+        }
+        let body = if header.kind == Kind::WRITE {
+            start.get(..size - HEADER).unwrap_or(start)
+        } else if size > MOST_BYTES {
+            return Err(Errno::NAMETOOLONG);
+        } else {
+            copy.clear();
+            copy.resize(size - HEADER, 0);
+            let mut rest = copy.as_mut_slice();
+            for slice in request.part(HEADER, rest.len()) {
+                let count = slice.copy_to(rest);
+                rest = rest.get_mut(count..).unwrap_or_default();
+            }
+            copy.as_slice()
+        };
+        let message = Request::decode(header.kind, body)?;
+        if message.reply_len() > most {
+            return Err(Errno::MSGSIZE);
+        }
+        let mut call =
+            Call { server: self, epoch: session.epoch, size, most, request, reply, list };
+        let mut answer = Reply::new(room, header);
+        let data = call.answer(message, &mut answer)?;
+        let answer = answer.finish(data, most).ok_or(Errno::MSGSIZE)?;
+        reply.fill_from(answer);
+        Ok(answer.len() + data)
     }
 
     /// The driver is gone, and with it all that it held. Messages that are being answered end as they would.
-    pub fn reset(&self) {}
+    pub fn reset(&self) {
+        self.fids.reset(None);
+    }
+}
+
+/// A request that is being answered.
+struct Call<'s, 'b> {
+    server: &'s Server,
+    /// Which session it belongs to.
+    epoch: u64,
+    /// Bytes of the request …
+    size: usize,
+    /// … and that the answer may have.
+    most: usize,
+    request: Buffers<'b>,
+    reply: Buffers<'b>,
+    list: &'s mut BufferList<'static>,
+}
+
+impl Call<'_, '_> {
+    /// Does what is asked, and puts the answer into `out`, but for so many bytes of data, which are in their place in
+    /// the guest's memory.
+    fn answer(&mut self, request: Request<'_>, out: &mut Reply<'_>) -> Result<usize, Errno> {
+        use Request as R;
+        match request {
+            R::Read { fid, offset, count } => return self.read(fid, offset, count, out),
+            R::Version { msize, version } => self.version(msize, version, out),
+            R::Attach { fid, auth_fid, user, path, uid } => {
+                self.attach(fid, auth_fid, (user, uid), path, out)
+            }
+            R::Walk { fid, new_fid, names } => self.walk(fid, new_fid, names, out),
+            R::Lopen { fid, flags } => self.lopen(fid, flags, out),
+            R::Lcreate { fid, name, flags, mode, gid } => {
+                self.lcreate(fid, name, flags, (mode, gid), out)
+            }
+            R::Write { fid, offset, count } => self.write(fid, offset, count, out),
+            R::Readdir { fid, cookie, count } => self.readdir(fid, cookie, count, out),
+            R::Getattr { fid, .. } => self.getattr(fid, out),
+            R::Setattr { fid, valid, mode, uid, gid, size, accessed, modified } => {
+                self.setattr(fid, valid, mode, (uid, gid), size, (accessed, modified))
+            }
+            R::Fsync { fid, data_only } => self.fsync(fid, data_only),
+            R::Clunk { fid } => self.clunk(fid),
+            R::Remove { fid } => self.remove(fid),
+            R::Rename { fid, dir, name } => self.rename(fid, dir, name),
+            R::Renameat { dir, name, new_dir, new_name } => {
+                self.renameat(dir, name, new_dir, new_name)
+            }
+            R::Unlinkat { dir, name, flags } => self.unlinkat(dir, name, flags),
+            R::Link { dir, fid, name } => self.link(dir, fid, name),
+            R::Symlink { dir, name, target, gid } => self.symlink(dir, name, target, gid, out),
+            R::Readlink { fid } => self.readlink(fid, out),
+            R::Mknod { dir, name, mode, major, minor, gid } => {
+                self.mknod(dir, name, mode, (major, minor), gid, out)
+            }
+            R::Mkdir { dir, name, mode, gid } => self.mkdir(dir, name, mode, gid, out),
+            R::Statfs { fid } => self.statfs(fid, out),
+            R::Xattrwalk { fid, new_fid, name } => self.xattrwalk(fid, new_fid, name, out),
+            R::Xattrcreate { fid, name, size, flags } => self.xattrcreate(fid, name, size, flags),
+            R::Lock { fid, lock, .. } => self.lock(fid, lock, out),
+            R::Getlock { fid, lock } => self.getlock(fid, lock, out),
+        }?;
+        Ok(0)
+    }
+
+    /// What `fid` stands for.
+    fn fid(&self, fid: u32) -> Result<Arc<Fid>, Errno> {
+        self.server.fids.get(self.epoch, fid)
+    }
+
+    /// What `fid` stands for, unless that is an extended attribute.
+    fn file(&self, fid: u32) -> Result<Arc<Fid>, Errno> {
+        self.fid(fid).and_then(|fid| if fid.is_attribute() { Err(Errno::BADF) } else { Ok(fid) })
+    }
+}
+
+/// Puts what identifies `node` into an answer.
+fn put_qid(out: &mut Reply<'_>, node: &Node) {
+    let qid = node.qid();
+    out.qid(qid.kind, qid.version, qid.path);
 }
