@@ -14,6 +14,7 @@ use hyperkit::bus::{BusDevice, Flow};
 use hyperkit::console::Console;
 use hyperkit::virtio::rng::Rng;
 use hyperkit::vm::{End, OnReset, Running, Vm, VmBuilder};
+use hyperkit::vsock::Vsock;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -176,4 +177,24 @@ fn a_machine_that_cannot_be_is_refused_before_it_runs() {
     refused(builder().port_device("mine", 0x64, 1, device.clone()), "mine");
     refused(builder().mmio_device("mine", 0x10_0000, 0x1000, device.clone()), "mine");
     refused(builder().mmio_device("mine", 0xfec0_0000, 0x1000, device), "mine");
+}
+
+#[test]
+fn a_machine_without_sockets_says_so_and_one_with_them_waits_for_its_guest() {
+    let without = start(builder().accelerator(Scripted::new(vec![vec![Step::Spin]])));
+    let error = without.vsock().connect(1).unwrap_err();
+    assert_eq!(error.to_string(), "the machine has no socket device: give its builder a `vsock`");
+    assert!(without.vsock().listen(1).is_err());
+
+    let scripted = Scripted::new(vec![vec![Step::Spin]]);
+    let with = start(builder().vsock(Vsock::new().cid(7)).accelerator(scripted));
+    let error = with.vsock().connect(1).unwrap_err();
+    assert!(error.to_string().contains("has no driver"), "{error}");
+    let (handle, listener) = (with.vsock().clone(), with.vsock().listen(1).unwrap());
+    assert_eq!(handle.cid(), 7);
+    let waiting = std::thread::spawn(move || listener.accept().map(drop));
+    with.stop();
+    drop(with);
+    assert_eq!(waiting.join().unwrap().unwrap_err().to_string(), "the machine has ended");
+    assert_eq!(handle.connect(1).unwrap_err().to_string(), "the machine has ended");
 }

@@ -20,11 +20,11 @@ pub mod blk;
 pub mod console;
 pub mod net;
 pub mod rng;
-pub mod vsock;
 #[doc(hidden)]
 pub mod testing;
 #[cfg(test)]
 mod tests;
+pub mod vsock;
 
 pub use buffer::{Reader, Writer};
 pub use chain::Chain;

@@ -57,10 +57,20 @@ struct State {
     calls: Vec<Call>,
     /// Every connection is to end.
     reset: bool,
-    /// The machine has ended.
-    ended: bool,
+    /// There is no machine, or none any more: what programs are told then.
+    gone: Option<&'static str>,
     /// Ports of the host that this program listens on.
     listeners: HashMap<(Kind, u32), Arc<Backlog>>,
+}
+
+impl State {
+    /// An error, if there is no machine.
+    fn alive(&self) -> io::Result<()> {
+        match self.gone {
+            Some(why) => Err(io::Error::new(io::ErrorKind::NotConnected, why)),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Shared {
@@ -86,9 +96,7 @@ impl Shared {
     /// Takes a port for a listener.
     pub fn listen(&self, kind: Kind, port: u32, backlog: &Arc<Backlog>) -> io::Result<()> {
         let mut state = self.state();
-        if state.ended {
-            return Err(ended());
-        }
+        state.alive()?;
         match state.listeners.entry((kind, port)) {
             Entry::Occupied(_) => {
                 let why = format!("this program listens on port {port} already");
@@ -116,7 +124,7 @@ impl Shared {
     /// The machine has ended, and nobody waits for it any more.
     pub fn end(&self) {
         let mut state = self.state();
-        state.ended = true;
+        state.gone = Some(ENDED);
         state.calls.clear();
         for (_, backlog) in state.listeners.drain() {
             backlog.end();
@@ -131,9 +139,7 @@ impl Shared {
         let until = now + timeout.min(LONGEST_PATIENCE);
         {
             let mut state = self.state();
-            if state.ended {
-                return Err(ended());
-            }
+            state.alive()?;
             if state.calls.len() >= MOST_CALLS {
                 // Whoever asked for these has given up.
                 state.calls.retain(|call| call.until > now);
@@ -152,8 +158,8 @@ impl Shared {
                 let why = format!("the guest has not answered on port {port}");
                 Err(io::Error::new(io::ErrorKind::TimedOut, why))
             }
-            Err(RecvTimeoutError::Disconnected) if self.state().ended => Err(ended()),
             Err(RecvTimeoutError::Disconnected) => {
+                self.state().alive()?;
                 let why = "the guest has reset its device";
                 Err(io::Error::new(io::ErrorKind::ConnectionReset, why))
             }
@@ -175,11 +181,21 @@ impl Kind {
 }
 
 /// What a program is told once there is no machine any more.
+const ENDED: &str = "the machine has ended";
+
 pub(super) fn ended() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the machine has ended")
+    io::Error::new(io::ErrorKind::NotConnected, ENDED)
 }
 
 impl VsockHandle {
+    /// What a machine without a socket device has.
+    pub(crate) fn absent() -> io::Result<Self> {
+        let shared = Shared::new(0)?;
+        let why = "the machine has no socket device: give its builder a `vsock`";
+        shared.state().gone = Some(why);
+        Ok(Self(Arc::new(shared)))
+    }
+
     /// The guest's context ID.
     pub fn cid(&self) -> u32 {
         self.0.cid

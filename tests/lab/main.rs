@@ -15,3 +15,4 @@ mod disks;
 mod life;
 mod linux;
 mod nets;
+mod vsock;

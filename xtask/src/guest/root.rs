@@ -22,6 +22,7 @@ const PACKAGES: &[&str] = &[
     "dbus",
     "kmod",
     "procps",
+    "socat",
     "util-linux",
     "iproute2",
     "e2fsprogs",
