@@ -4,8 +4,8 @@
 //! measured in one run; those of one machine say little about another.
 
 use crate::cargo::{self, Executable};
-use crate::host;
 use crate::lab::{Lab, Options};
+use crate::{host, packages};
 use anyhow::{Context, Result};
 use lexopt::prelude::*;
 use std::ffi::OsString;
@@ -21,6 +21,9 @@ each of them; criterion takes a word there as a filter.
   --host   only those for this machine
   --lab    only those for the lab
 ";
+
+/// What benches in the lab run there beside us: the program, and Debian's package of it.
+const PEERS: &[(&str, &str)] = &[("ip", "iproute2"), ("iperf3", "iperf3"), ("passt", "passt")];
 
 pub fn main(mut args: lexopt::Parser) -> Result<u8> {
     let (mut host, mut lab, mut given) = (true, true, Vec::new());
@@ -51,6 +54,11 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
         local.args(&command[1..]).current_dir(host::root()).stdin(Stdio::null());
         let status = local.status().with_context(|| format!("cannot run {}", bench.name))?;
         failed += usize::from(!status.success());
+    }
+    for (tool, package) in PEERS.iter().filter(|_| lab) {
+        if let Err(error) = packages::install(tool, package) {
+            println!("benches that want {tool} will be skipped: {error:#}");
+        }
     }
     for bench in in_lab.into_iter().filter(|_| lab) {
         println!("\n== {}, in the lab ==", bench.name);
