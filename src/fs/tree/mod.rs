@@ -1,210 +1,166 @@
 //! The shared folder: everything that touches the host's file system, and nothing that is outside the folder.
+//!
+//! The guest names files, one component at a time, and the tree finds them relative to the descriptor of the folder
+//! that they are in ([`Node`]). No path of more than one component ever reaches the host, and symbolic links are never
+//! followed here: the guest reads them, and follows them itself. So there is nothing to be checked first and used
+//! later, and no name, link or rename leads out of the folder: by `..` one gets to a folder's present parent if that
+//! is below the share's root, by whatever way the folder got there.
+//!
+//! A node is a descriptor of an inode. It stays that when the file is renamed, or its parents, or when its last name is
+//! gone; if somebody on the host moves a folder out of the share while the guest holds it, the guest goes on holding
+//! it, as a process would. Only plain files and folders are ever opened: what a device node or a FIFO of the host does
+//! when it is opened is not for the guest to find out.
+//!
+//! Permissions are the guest's kernel's to check; what this process may not do, the guest may not either. What may be
+//! written at all is decided here ([`Shared::writable`]), as are owners ([`Owner`]).
+//!
+//! Errors are those of the host's system calls, or are made of the same numbers; [`linux_errno`] has the number that
+//! Linux knows them by.
 
+mod change;
+mod file;
+mod identity;
+mod lock;
+mod make;
+mod node;
+mod owner;
+mod record;
 mod types;
+mod xattr;
+
+#[cfg(target_os = "linux")]
+#[path = "directory_linux.rs"]
+mod directory;
+#[cfg(target_os = "macos")]
+#[path = "directory_macos.rs"]
+mod directory;
+
+#[cfg(target_os = "linux")]
+#[path = "errno_linux.rs"]
+mod errno;
+#[cfg(target_os = "macos")]
+#[path = "errno_macos.rs"]
+mod errno;
+
+#[cfg(target_os = "linux")]
+#[path = "handle_linux.rs"]
+mod handle;
+#[cfg(target_os = "macos")]
+#[path = "handle_macos.rs"]
+mod handle;
+
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use rustix::io::Errno;
 
-use crate::memory::Buffers;
+use handle::Handle;
+use identity::{FileId, Numbers};
+use lock::Owners;
+use owner::Rule;
 
+pub(in crate::fs) use file::OpenFile;
+pub(in crate::fs) use node::Node;
+pub use owner::Owner;
 pub(in crate::fs) use types::{
     Attributes, Entry, HeldLock, LockKind, LockRequest, LockStatus, Qid, SetAttributes, SetTime,
     StatFs, Time,
 };
 
-/// Whose the files of a share are: what the guest sees, and what becomes of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner(Mode);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Passthrough,
-    Squash { uid: u32, gid: u32 },
-    Mapped,
+/// Kinds of files, as they are in Linux's `st_mode` (and in that of macOS).
+mod kind {
+    pub const MASK: u32 = 0o170_000;
+    pub const FIFO: u32 = 0o010_000;
+    pub const CHAR: u32 = 0o020_000;
+    pub const DIRECTORY: u32 = 0o040_000;
+    pub const BLOCK: u32 = 0o060_000;
+    pub const FILE: u32 = 0o100_000;
+    pub const LINK: u32 = 0o120_000;
+    pub const SOCKET: u32 = 0o140_000;
 }
 
-impl Owner {
-    /// As on the host.
-    pub fn passthrough() -> Self {
-        Self(Mode::Passthrough)
-    }
-
-    /// The host user's files appear as one user's.
-    pub fn squash(uid: u32, gid: u32) -> Self {
-        Self(Mode::Squash { uid, gid })
-    }
-
-    /// Owner and mode are kept in an extended attribute.
-    pub fn mapped() -> Self {
-        Self(Mode::Mapped)
-    }
-}
+/// Most bytes of a name.
+const LONGEST_NAME: usize = 255;
 
 /// A folder of the host, shared.
 #[derive(Debug)]
-pub(in crate::fs) struct Tree {}
+pub(in crate::fs) struct Tree(Arc<Shared>);
 
-/// A file or folder of the tree, whatever becomes of its name.
+/// What all nodes of a tree have in common.
 #[derive(Debug)]
-pub(in crate::fs) struct Node {}
-
-/// A file or folder, opened.
-#[derive(Debug)]
-pub(in crate::fs) struct OpenFile {}
+struct Shared {
+    root: Handle,
+    root_id: FileId,
+    read_only: bool,
+    rule: Rule,
+    /// The host user.
+    user: u32,
+    numbers: Numbers,
+    /// Held while what is kept beside a file is read and written again.
+    records: Mutex<()>,
+    locks: Owners,
+}
 
 impl Tree {
-    pub fn open(_dir: &Path, _read_only: bool, _owner: Owner) -> io::Result<Self> {
-        Err(Errno::NOSYS.into())
+    /// Opens the folder at `dir`, by whatever links that leads there. For a mapped tree that may be written, the
+    /// folder's file system must have extended attributes.
+    pub fn open(dir: &Path, read_only: bool, owner: Owner) -> io::Result<Self> {
+        let root = Handle::root(dir)?;
+        let root_id = root.facts()?.id;
+        if owner.0 == Rule::Mapped && !read_only {
+            match root.xattr(record::NAME, &mut [0; record::LONGEST]) {
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => {
+                    let why =
+                        "its file system has no extended attributes, which a mapped share takes";
+                    return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+                }
+                _ => {}
+            }
+        }
+        Ok(Self(Arc::new(Shared {
+            root,
+            root_id,
+            read_only,
+            rule: owner.0,
+            user: rustix::process::geteuid().as_raw(),
+            numbers: Numbers::new(root_id.device),
+            records: Mutex::default(),
+            locks: Owners::default(),
+        })))
     }
 
     /// The folder itself.
     pub fn root(&self) -> io::Result<Node> {
-        Err(Errno::NOSYS.into())
+        Node::root(&self.0)
     }
 }
 
-impl Node {
-    /// What it was when it was found; [`Attributes::qid`] is what it is now.
-    pub fn qid(&self) -> Qid {
-        Qid { kind: 0, version: 0, path: 0 }
-    }
-
-    /// What is there by the name: one component, `.` and `..` included. `..` of the root is the root.
-    pub fn walk(&self, _name: &[u8]) -> io::Result<Node> {
-        Err(Errno::NOSYS.into())
-    }
-
-    pub fn attributes(&self) -> io::Result<Attributes> {
-        Err(Errno::NOSYS.into())
-    }
-
-    /// `open`: the file as the guest has it open, if it has, so that its size can be changed whatever its mode.
-    pub fn set_attributes(
-        &self,
-        _changes: &SetAttributes,
-        _open: Option<&OpenFile>,
-    ) -> io::Result<()> {
-        Err(Errno::NOSYS.into())
-    }
-
-    /// Opens it, with the flags of Tlopen.
-    pub fn open(&self, _flags: u32) -> io::Result<OpenFile> {
-        Err(Errno::NOSYS.into())
-    }
-
-    /// Makes a file, or opens the one that is there unless the flags have O_EXCL.
-    pub fn create(
-        &self,
-        _name: &[u8],
-        _flags: u32,
-        _mode: u32,
-        _uid: u32,
-        _gid: u32,
-    ) -> io::Result<(Node, OpenFile)> {
-        Err(Errno::NOSYS.into())
-    }
-
-    pub fn mkdir(&self, _name: &[u8], _mode: u32, _uid: u32, _gid: u32) -> io::Result<Node> {
-        Err(Errno::NOSYS.into())
-    }
-
-    pub fn symlink(&self, _name: &[u8], _target: &[u8], _uid: u32, _gid: u32) -> io::Result<Node> {
-        Err(Errno::NOSYS.into())
-    }
-
-    /// `mode` has the kind; `major` and `minor` count for devices.
-    pub fn mknod(
-        &self,
-        _name: &[u8],
-        _mode: u32,
-        (_major, _minor): (u32, u32),
-        _uid: u32,
-        _gid: u32,
-    ) -> io::Result<Node> {
-        Err(Errno::NOSYS.into())
-    }
-
-    /// Gives `target` another name, in this folder.
-    pub fn link(&self, _target: &Node, _name: &[u8]) -> io::Result<()> {
-        Err(Errno::NOSYS.into())
-    }
-
-    pub fn readlink(&self) -> io::Result<Vec<u8>> {
-        Err(Errno::NOSYS.into())
-    }
-
-    pub fn unlink(&self, _name: &[u8], _is_dir: bool) -> io::Result<()> {
-        Err(Errno::NOSYS.into())
-    }
-
-    pub fn rename(&self, _name: &[u8], _new_dir: &Node, _new_name: &[u8]) -> io::Result<()> {
-        Err(Errno::NOSYS.into())
-    }
-
-    pub fn statfs(&self) -> io::Result<StatFs> {
-        Err(Errno::NOSYS.into())
-    }
-
-    pub fn xattr_get(&self, _name: &[u8]) -> io::Result<Vec<u8>> {
-        Err(Errno::NOSYS.into())
-    }
-
-    /// The names, each with a NUL behind it.
-    pub fn xattr_list(&self) -> io::Result<Vec<u8>> {
-        Err(Errno::NOSYS.into())
-    }
-
-    /// `flags`: XATTR_CREATE 1, XATTR_REPLACE 2.
-    pub fn xattr_set(&self, _name: &[u8], _value: &[u8], _flags: u32) -> io::Result<()> {
-        Err(Errno::NOSYS.into())
-    }
-
-    pub fn xattr_remove(&self, _name: &[u8]) -> io::Result<()> {
-        Err(Errno::NOSYS.into())
+impl Shared {
+    /// Whether anything may be changed.
+    fn writable(&self) -> io::Result<()> {
+        if self.read_only { Err(Errno::ROFS.into()) } else { Ok(()) }
     }
 }
 
-impl OpenFile {
-    /// Reads once, maybe less than there is room for; nothing at the end.
-    pub fn read_at(&self, _into: Buffers<'_>, _offset: u64) -> io::Result<usize> {
-        Err(Errno::NOSYS.into())
-    }
-
-    /// Writes once, maybe less than wanted; at the end if it was opened with O_APPEND.
-    pub fn write_at(&self, _from: Buffers<'_>, _offset: u64) -> io::Result<usize> {
-        Err(Errno::NOSYS.into())
-    }
-
-    pub fn sync(&self, _data_only: bool) -> io::Result<()> {
-        Err(Errno::NOSYS.into())
-    }
-
-    /// Never waits.
-    pub fn lock(&self, _request: &LockRequest<'_>) -> io::Result<LockStatus> {
-        Err(Errno::NOSYS.into())
-    }
-
-    /// The lock that is in the way of the one asked about, if any.
-    pub fn get_lock(&self, _request: &LockRequest<'_>) -> io::Result<Option<HeldLock>> {
-        Err(Errno::NOSYS.into())
-    }
-
-    /// Calls `each` with the entries behind `cookie` (0: all), `.` and `..` included, until it returns false, the
-    /// directory ends, or about `room` bytes of Rreaddir are full. With true it has taken the entry.
-    pub fn read_dir(
-        &self,
-        _cookie: u64,
-        _room: usize,
-        _each: &mut dyn FnMut(Entry<'_>) -> bool,
-    ) -> io::Result<()> {
-        Err(Errno::NOSYS.into())
+/// A name that may be anything but a folder's own or its parent's, if it is a name at all.
+fn new_name(name: &[u8]) -> io::Result<&[u8]> {
+    match name {
+        b"" | b"." | b".." => Err(Errno::INVAL.into()),
+        _ if name.len() > LONGEST_NAME => Err(Errno::NAMETOOLONG.into()),
+        _ if name.iter().any(|byte| matches!(byte, b'/' | 0)) => Err(Errno::INVAL.into()),
+        _ => Ok(name),
     }
 }
 
 /// The number by which Linux knows an error of the host.
 pub(in crate::fs) fn linux_errno(error: &io::Error) -> u32 {
     const EIO: u32 = 5;
-    error.raw_os_error().and_then(|number| number.try_into().ok()).unwrap_or(EIO)
+    match error.raw_os_error() {
+        Some(number) => errno::to_linux(number).try_into().unwrap_or(EIO),
+        None => EIO,
+    }
 }

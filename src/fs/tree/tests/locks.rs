@@ -1,0 +1,103 @@
+use super::*;
+
+fn lock<'a>(kind: LockKind, start: u64, length: u64, process: u32) -> LockRequest<'a> {
+    LockRequest { kind, start, length, process, client: b"guest" }
+}
+
+/// A file as two guests have it.
+fn two_guests() -> (Share, OpenFile, OpenFile) {
+    let share = Share::plain();
+    let (_, mine) = create(&share.root(), "file", RDWR);
+    let other = share.again(false, Owner::passthrough()).root().unwrap();
+    let theirs = other.walk(b"file").unwrap().open(RDWR).unwrap();
+    (share, mine, theirs)
+}
+
+#[test]
+fn locks_hold_between_guests() {
+    use LockKind::{None, Read, Write};
+    let (_share, mine, theirs) = two_guests();
+    assert_eq!(mine.lock(&lock(Write, 10, 10, 1)).unwrap(), LockStatus::Done);
+    assert_eq!(theirs.lock(&lock(Read, 0, 0, 1)).unwrap(), LockStatus::Blocked);
+    assert_eq!(theirs.lock(&lock(Write, 0, 10, 1)).unwrap(), LockStatus::Done);
+    assert_eq!(
+        theirs.get_lock(&lock(Read, 5, 100, 1)).unwrap(),
+        Some(HeldLock { kind: Write, start: 10, length: 10 })
+    );
+    assert_eq!(mine.get_lock(&lock(Read, 10, 0, 1)).unwrap(), Option::None);
+    assert_eq!(mine.lock(&lock(None, 15, 0, 1)).unwrap(), LockStatus::Done);
+    assert_eq!(theirs.lock(&lock(Write, 15, 1, 1)).unwrap(), LockStatus::Done);
+    assert_eq!(theirs.lock(&lock(Read, 14, 1, 1)).unwrap(), LockStatus::Blocked);
+    assert_eq!(mine.lock(&lock(Read, 10, 5, 1)).unwrap(), LockStatus::Done);
+    assert_eq!(theirs.lock(&lock(Read, 14, 1, 1)).unwrap(), LockStatus::Done);
+    drop(mine);
+    assert_eq!(theirs.lock(&lock(Write, 0, 0, 1)).unwrap(), LockStatus::Done);
+}
+
+#[test]
+fn a_process_with_two_open_files_does_not_wait_for_itself() {
+    use LockKind::{None, Read, Write};
+    let (share, mine, theirs) = two_guests();
+    let again = share.root().walk(b"file").unwrap().open(RDONLY).unwrap();
+    assert_eq!(again.lock(&lock(Read, 0, 10, 1)).unwrap(), LockStatus::Done);
+    assert_eq!(mine.lock(&lock(Write, 0, 10, 1)).unwrap(), LockStatus::Done);
+    assert_eq!(mine.lock(&lock(Write, 0, 10, 2)).unwrap(), LockStatus::Blocked);
+    assert_eq!(again.lock(&lock(None, 0, 0, 1)).unwrap(), LockStatus::Done);
+    assert_eq!(theirs.lock(&lock(Write, 0, 0, 1)).unwrap(), LockStatus::Done);
+}
+
+#[test]
+fn what_one_process_gives_up_another_keeps() {
+    use LockKind::{None, Read, Write};
+    let (_share, mine, theirs) = two_guests();
+    for process in [1, 2] {
+        assert_eq!(mine.lock(&lock(Read, 0, 10, process)).unwrap(), LockStatus::Done);
+    }
+    mine.lock(&lock(None, 0, 0, 1)).unwrap();
+    assert_eq!(theirs.lock(&lock(Write, 0, 0, 1)).unwrap(), LockStatus::Blocked);
+    mine.lock(&lock(None, 0, 0, 2)).unwrap();
+    assert_eq!(theirs.lock(&lock(Write, 0, 0, 1)).unwrap(), LockStatus::Done);
+}
+
+#[test]
+fn what_locks_take_is_bounded_and_given_back() {
+    use LockKind::{None, Read};
+    let (share, mine, _theirs) = two_guests();
+    let owners = || share.tree.0.locks.len();
+    for process in 0..16 {
+        assert_eq!(mine.lock(&lock(Read, 0, 10, process)).unwrap(), LockStatus::Done);
+    }
+    assert_eq!(errno(mine.lock(&lock(Read, 0, 10, 16))), Errno::NOLCK);
+    assert_eq!(owners(), 16);
+    mine.lock(&lock(None, 0, 0, 3)).unwrap();
+    assert_eq!(owners(), 15);
+    assert_eq!(mine.lock(&lock(Read, 0, 10, 16)).unwrap(), LockStatus::Done);
+    // To give up what one does not have takes nothing.
+    mine.lock(&lock(None, 0, 0, 99)).unwrap();
+    assert_eq!(owners(), 16);
+    drop(mine);
+    assert_eq!(owners(), 0);
+}
+
+#[test]
+fn impossible_ranges_are_refused() {
+    use LockKind::{None, Read};
+    let (_share, mine, _theirs) = two_guests();
+    for (start, length) in [(u64::MAX, 0), (0, u64::MAX), (1 << 63, 1)] {
+        assert_eq!(errno(mine.lock(&lock(Read, start, length, 1))), Errno::INVAL);
+        assert_eq!(errno(mine.get_lock(&lock(Read, start, length, 1))), Errno::INVAL);
+    }
+    assert!(mine.lock(&lock(Read, i64::MAX as u64, 2, 1)).is_err());
+    assert_eq!(errno(mine.get_lock(&lock(None, 0, 0, 1))), Errno::INVAL);
+}
+
+#[test]
+fn a_read_only_share_can_be_locked_for_reading() {
+    use LockKind::{Read, Write};
+    let (share, mine, _theirs) = two_guests();
+    let tree = share.again(true, Owner::passthrough());
+    let theirs = tree.root().unwrap().walk(b"file").unwrap().open(RDONLY).unwrap();
+    assert_eq!(theirs.lock(&lock(Read, 0, 10, 1)).unwrap(), LockStatus::Done);
+    assert_eq!(errno(theirs.lock(&lock(Write, 0, 10, 1))), Errno::BADF);
+    assert_eq!(mine.lock(&lock(Write, 5, 1, 1)).unwrap(), LockStatus::Blocked);
+}
