@@ -188,7 +188,9 @@ impl Session {
     /// Why the machine ended, with the screen in the message if it does not.
     #[track_caller]
     pub fn end(&self) -> Result<End, Error> {
-        match self.vm.wait_timeout(PATIENCE) {
+        // What is run with `cargo xtask test --long` has eight times as much to do, or more.
+        let long = std::env::var_os("HYPERKIT_LONG").is_some();
+        match self.vm.wait_timeout(if long { 12 * PATIENCE } else { PATIENCE }) {
             Some(end) => end,
             None => panic!("the machine still runs; its console:\n{}", self.screen.text()),
         }
