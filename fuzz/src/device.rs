@@ -4,7 +4,8 @@ use hyperkit::bus::{Bus, BusView};
 use hyperkit::console::{Console, RingBuffer};
 use hyperkit::disk::{Disk, Engine, MemoryDisk};
 use hyperkit::virtio::testing::{Buffer, Guest, Ring};
-use hyperkit::virtio::{MmioTransport, blk, console, feature, rng};
+use hyperkit::virtio::{MmioTransport, blk, console, feature, rng, vsock};
+use hyperkit::vsock::{Vsock, VsockHandle};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use std::fs::File;
 use std::io::Read;
@@ -13,6 +14,8 @@ use std::sync::Arc;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
 use vm_memory::{Bytes, GuestAddress};
+
+use crate::packet::recover;
 
 /// Queue of the console for output.
 const TRANSMIT: usize = 1;
@@ -38,6 +41,7 @@ enum Kind {
         /// What is under it, if that is a file.
         file: Option<File>,
     },
+    Sockets(VsockHandle),
 }
 
 impl Device {
@@ -82,6 +86,13 @@ impl Device {
         Self { guest, kind: Kind::Disk { read_only, file } }
     }
 
+    /// Sockets that nobody on the host has anything to do with.
+    pub fn sockets() -> Self {
+        let host = Vsock::new().open().expect("the host side opens");
+        let kind = Kind::Sockets(host.handle());
+        Self { guest: Guest::new(vsock::SocketDevice::new(host)), kind }
+    }
+
     /// A vCPU's way to the registers, at address 0.
     pub fn bus(&self) -> BusView {
         let mut bus = Bus::new();
@@ -121,6 +132,7 @@ impl Device {
                 assert_eq!(self.guest.wait(ring), (head, 0));
                 assert!(output.contents().ends_with(LAST_WORDS), "the output is not there");
             }
+            Kind::Sockets(handle) => recover(&mut self.guest, rings, handle),
             Kind::Disk { read_only, file } => {
                 let at = self.guest.alloc(0x1000);
                 recover_disk(&self.guest, &mut rings[0], at, *read_only);

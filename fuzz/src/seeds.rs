@@ -4,8 +4,8 @@
 
 use crate::ops::{Encode, unparse};
 use crate::{
-    chipset, dns_dhcp, kernel, net_stream, qcow2, queue, queue_net, serial, user_frames, user_tcp,
-    virtio_mmio,
+    chipset, dns_dhcp, kernel, net_stream, qcow2, queue, queue_net, queue_vsock, serial,
+    user_frames, user_tcp, virtio_mmio,
 };
 
 /// An input: its target, its name, its bytes.
@@ -20,6 +20,7 @@ pub fn all() -> Vec<Seed> {
     }
     seeds.extend(queue_blk());
     seeds.extend(queue_net());
+    seeds.extend(queue_vsock());
     seeds.extend(serial());
     seeds.extend(chipset());
     seeds.extend(kernel());
@@ -40,7 +41,7 @@ fn seeds<H: Encode, O: Encode>(
 
 fn virtio_mmio() -> impl Iterator<Item = Seed> {
     use virtio_mmio::{Head, Op};
-    let [rng, console, disk] = [0, 1, 2].map(|device| Head { device });
+    let [rng, console, disk, sockets] = [0, 1, 2, 3].map(|device| Head { device });
     let start = |queue| {
         vec![
             Op::Negotiate { features: 0b111 },
@@ -73,6 +74,7 @@ fn virtio_mmio() -> impl Iterator<Item = Seed> {
                     &[Op::Owner { what: 0 }, Op::Read { offset: 0x120, len: 0 }],
                 ]),
             ),
+            ("sockets-buffer", sockets, chain(&[&start(1), &request(0, 65), &request(1, 64)])),
             ("console-input-buffer", console, chain(&[&start(1), &request(0, 65)])),
             (
                 "paused-kick-reset",
@@ -417,6 +419,82 @@ fn queue_blk() -> impl Iterator<Item = Seed> {
                     ask(0, 0, 0, 512, 1),
                     kick,
                 ],
+            ),
+        ],
+    )
+}
+
+fn queue_vsock() -> impl Iterator<Item = Seed> {
+    use queue_vsock::{Head, Op};
+    let head = |connections| Head { size: 6, connections, how: 0 };
+    let send = |ports, op, flags, len| Op::Send { ports, op, flags, len, lie: 0 };
+    let host = |what, len| Op::Host { which: 0, what, len };
+    let post = Op::Post { count: 40, len: 4095 };
+    let settle = Op::Settle {};
+    // A stream is at port 0, messages are at port 16.
+    let open = |ports| vec![post, send(ports, 1, 0, 0), settle, Op::Accept {}];
+    let talk = |ports| {
+        vec![
+            send(ports, 5, 0, 5000),
+            send(ports, 5, 1, 3000),
+            settle,
+            host(0, 9999),
+            host(1, 3000),
+            host(1, 3000),
+            settle,
+            post,
+            send(ports, 6, 0, 0),
+            send(ports, 7, 0, 0),
+            settle,
+        ]
+    };
+    let end = |ports| vec![send(ports, 4, 2, 0), settle, host(0, 99), host(2, 0), settle];
+    let chain = |parts: &[Vec<Op>]| parts.concat();
+    // More than a socket takes, with room for what the device says to that now and then.
+    let full: Vec<Op> = (0..10)
+        .flat_map(|_| [vec![post], [send(0, 5, 0, 8000), settle].repeat(20)].concat())
+        .collect();
+    let bends = |ports| {
+        let bent = |field| Op::Bend { ports, op: 5, len: 100, field, value: 0xffff_fff0 };
+        (0..10).flat_map(|field| [bent(field), settle]).collect::<Vec<_>>()
+    };
+    seeds(
+        "queue_vsock",
+        [
+            ("stream", head(7), chain(&[open(0), talk(0), end(0)])),
+            ("messages", head(7), chain(&[open(16), talk(16), end(16)])),
+            (
+                "called",
+                head(7),
+                chain(&[
+                    vec![post, Op::Call { port: 1 }, settle],
+                    vec![Op::Answer { how: 0 }, settle, Op::Accept {}],
+                    talk(28),
+                    end(28),
+                ]),
+            ),
+            ("full", head(1), chain(&[open(0), full.clone(), vec![host(0, 65535), settle]])),
+            ("left-full", head(0), chain(&[open(0), full, vec![send(0, 4, 3, 0)], open(1)])),
+            ("host-leaves", head(7), chain(&[open(0), talk(0), vec![host(4, 0), settle], talk(0)])),
+            ("more-than-there-may-be", head(1), chain(&[open(0), open(1), open(2), open(3)])),
+            ("bent", head(7), chain(&[open(0), bends(0), open(1), bends(1)])),
+            (
+                "no-buffers",
+                head(3),
+                vec![send(0, 1, 0, 0), send(24, 1, 0, 0), send(0, 7, 0, 0), settle, post, settle],
+            ),
+            (
+                "resets",
+                head(7),
+                chain(&[
+                    open(0),
+                    vec![Op::Owner { what: 2 }, settle],
+                    open(0),
+                    vec![Op::Owner { what: 0 }, send(0, 5, 0, 9), Op::Restart { how: 1 }],
+                    open(0),
+                    vec![Op::Owner { what: 3 }, settle],
+                    vec![Op::Offer { queue: 1, head: 3, index: 1 }, settle],
+                ]),
             ),
         ],
     )

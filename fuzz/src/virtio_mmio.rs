@@ -14,7 +14,7 @@ use crate::{fields, operations};
 fields! {
     /// The start of an input.
     pub struct Head {
-        /// 0 is rng, 1 is the console, 2 and 3 are a disk; other bits do not count.
+        /// 0 is rng, 1 is the console, 2 is a disk, 3 are sockets; other bits do not count.
         pub device: u8,
     }
 }
@@ -94,7 +94,8 @@ pub fn run(data: &[u8]) {
     let (Head { device }, ops) = parse(data);
     let (mut device, _host) = match device & 3 {
         0 => (Device::rng(), None),
-        2 | 3 => (Device::disk(0), None),
+        2 => (Device::disk(0), None),
+        3 => (Device::sockets(), None),
         _ => {
             let (device, host) = Device::console(None);
             (device, Some(host))

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use hyperkit_fuzz::{
-    chipset, dns_dhcp, kernel, net_stream, qcow2, queue, queue_net, seeds, serial, user_frames,
-    user_tcp, virtio_mmio,
+    chipset, dns_dhcp, kernel, net_stream, qcow2, queue, queue_net, queue_vsock, seeds, serial,
+    user_frames, user_tcp, virtio_mmio,
 };
 
 #[test]
@@ -50,6 +50,7 @@ fn every_target_survives_its_seeds() {
             "queue_console" => queue::console(&bytes),
             "queue_net" => queue_net::run(&bytes),
             "queue_rng" => queue::rng(&bytes),
+            "queue_vsock" => queue_vsock::run(&bytes),
             "serial" => serial::run(&bytes),
             "user_frames" => user_frames::run(&bytes),
             "user_tcp" => user_tcp::run(&bytes),
