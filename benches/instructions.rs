@@ -6,6 +6,8 @@
 
 #[path = "support/net.rs"]
 mod net;
+#[path = "support/vsock.rs"]
+mod vsock;
 
 use std::env;
 use std::process::{Command, ExitCode};
@@ -47,7 +49,7 @@ struct Operation {
     within: Option<&'static str>,
 }
 
-const OPERATIONS: [Operation; 21] = [
+const OPERATIONS: [Operation; 27] = [
     Operation { name: "port write", run: port_writes, within: None },
     Operation { name: "MMIO write", run: mmio_writes, within: None },
     Operation { name: "serial byte", run: |n| serial_bytes(n, Port::default()), within: None },
@@ -69,6 +71,12 @@ const OPERATIONS: [Operation; 21] = [
     turn("frame of 64 bytes received", |n| frames(n, 64, net::Driver::receive)),
     turn("frame of 1500 bytes received", |n| frames(n, 1514, net::Driver::receive)),
     turn("frame of 64 KiB received", |n| frames(n, 65550, net::Driver::receive)),
+    turn("packet of 64 bytes sent", |n| packets(n, 64, vsock::Driver::send)),
+    turn("packet of 4 KiB sent", |n| packets(n, 4 << 10, vsock::Driver::send)),
+    turn("packet of 64 KiB sent", |n| packets(n, 64 << 10, vsock::Driver::send)),
+    turn("packet of 64 bytes received", |n| packets(n, 64, vsock::Driver::receive)),
+    turn("packet of 4 KiB received", |n| packets(n, 4 << 10, vsock::Driver::receive)),
+    turn("packet of 64 KiB received", |n| packets(n, 64 << 10, vsock::Driver::receive)),
 ];
 
 const fn turn(name: &'static str, run: fn(u64)) -> Operation {
@@ -267,6 +275,14 @@ fn disk_requests(count: u64, in_file: bool, kind: u32, len: u32) {
 fn frames(count: u64, len: usize, run: fn(&mut net::Driver, u64)) {
     let mut driver = net::Driver::new(len, Counted);
     let burst = if len > 1514 { 8 } else { BURST };
+    (0..count / burst).for_each(|_| run(&mut driver, burst));
+}
+
+/// Packets of `len` bytes of a connection, as many at once as its socket takes.
+fn packets(count: u64, len: usize, run: fn(&mut vsock::Driver, u64)) {
+    let mut driver = vsock::Driver::new(len, Counted);
+    let burst = (64 << 10) / len as u64;
+    let burst = burst.clamp(2, BURST);
     (0..count / burst).for_each(|_| run(&mut driver, burst));
 }
 
