@@ -2,7 +2,7 @@
 
 mod backend;
 mod datagram;
-mod reconnect;
+pub(crate) mod reconnect;
 mod spec;
 mod stream;
 #[cfg(target_os = "linux")]

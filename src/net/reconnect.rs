@@ -16,14 +16,14 @@ const LAST: Duration = Duration::from_secs(5);
 const HELD: Duration = Duration::from_secs(1);
 
 /// How long a card that has lost a frame may leave the next ones where they are.
-pub(super) const AGAIN: Duration = Duration::from_millis(1);
+pub(crate) const AGAIN: Duration = Duration::from_millis(1);
 
 /// How long a peer may take to answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a peer is to be found.
 #[derive(Debug)]
-pub(super) enum Target {
+pub(crate) enum Target {
     Unix(PathBuf),
     Tcp(SocketAddr),
     /// A descriptor that came connected. There is no way back to such a peer.
@@ -42,7 +42,7 @@ impl fmt::Display for Target {
 
 /// When to try again, and what has been said about failures.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     wait: Duration,
     up: Option<Instant>,
     complaint: String,
@@ -55,16 +55,16 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The peer is there.
-    pub fn connected(&mut self, name: &str, target: &Target) {
-        log::info!("net {name}: connected to {target}");
+    /// The peer of `who` is there.
+    pub fn connected(&mut self, who: &dyn fmt::Display, target: &Target) {
+        log::info!("{who}: connected to {target}");
         self.up = Some(Instant::now());
     }
 
     /// It has gone, or cannot be reached: when to try again.
     pub fn failed(
         &mut self,
-        name: &str,
+        who: &dyn fmt::Display,
         target: &Target,
         why: &dyn fmt::Display,
     ) -> Option<Instant> {
@@ -78,7 +78,7 @@ impl Backoff {
         if complaint != self.complaint {
             let what = if up.is_some() { "lost" } else { "no connection to" };
             let next = if again { "; trying again" } else { "" };
-            log::warn!("net {name}: {what} {target}: {complaint}{next}");
+            log::warn!("{who}: {what} {target}: {complaint}{next}");
             self.complaint = complaint;
         }
         let wait = self.wait;
@@ -98,23 +98,23 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..9 {
             waits.push(backoff.wait.as_millis());
-            assert!(backoff.failed("test", &target, &"why").is_some());
+            assert!(backoff.failed(&"test", &target, &"why").is_some());
         }
         assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]);
-        assert_eq!(backoff.failed("test", &Target::Given(None), &"why"), None);
+        assert_eq!(backoff.failed(&"test", &Target::Given(None), &"why"), None);
     }
 
     #[test]
     fn only_a_connection_that_held_starts_the_waits_anew() {
         let target = Target::Unix("/nowhere".into());
         let mut backoff = Backoff::default();
-        backoff.connected("test", &target);
-        backoff.failed("test", &target, &"gone");
-        backoff.connected("test", &target);
-        backoff.failed("test", &target, &"gone");
+        backoff.connected(&"test", &target);
+        backoff.failed(&"test", &target, &"gone");
+        backoff.connected(&"test", &target);
+        backoff.failed(&"test", &target, &"gone");
         assert_eq!(backoff.wait, FIRST * 4);
         backoff.up = Instant::now().checked_sub(HELD);
-        backoff.failed("test", &target, &"gone");
+        backoff.failed(&"test", &target, &"gone");
         assert_eq!(backoff.wait, FIRST * 2);
     }
 }

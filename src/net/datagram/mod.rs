@@ -119,7 +119,7 @@ impl Datagram {
         match greeted {
             Ok(()) => {
                 self.up = true;
-                self.backoff.connected(NAME, &self.target);
+                self.backoff.connected(&format_args!("net {NAME}"), &self.target);
             }
             Err(error) => self.fail(&error, sources),
         }
@@ -127,7 +127,7 @@ impl Datagram {
 
     /// Gives up on the peer, and sees to the next attempt.
     fn fail(&mut self, why: &dyn fmt::Display, sources: Sources<'_>) {
-        self.at = self.backoff.failed(NAME, &self.target, why);
+        self.at = self.backoff.failed(&format_args!("net {NAME}"), &self.target, why);
         if std::mem::take(&mut self.up) {
             self.lost = Some(Instant::now());
         }

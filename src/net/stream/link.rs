@@ -329,7 +329,7 @@ impl<P: Protocol> Link<P> {
         if let State::Greeting(fd) = mem::replace(&mut self.state, State::Down) {
             self.state = State::Up(fd);
             self.at = None;
-            self.backoff.connected(P::NAME, &self.target);
+            self.backoff.connected(&format_args!("net {}", P::NAME), &self.target);
         }
     }
 
@@ -345,7 +345,7 @@ impl<P: Protocol> Link<P> {
         self.inbox.clear();
         self.outbox.clear();
         (self.sent, self.blocked, self.again) = (0, false, None);
-        self.at = self.backoff.failed(P::NAME, &self.target, why);
+        self.at = self.backoff.failed(&format_args!("net {}", P::NAME), &self.target, why);
         if up {
             self.lost = Some(Instant::now());
         }
