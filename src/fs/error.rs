@@ -20,4 +20,7 @@ pub enum Error {
     /// The options make no sense, or contradict each other.
     #[error("{0}")]
     Config(String),
+    /// The host has no descriptor left to be told by that a message has been answered.
+    #[error("cannot make a notifier for a share: {0}")]
+    NoNotifier(io::Error),
 }

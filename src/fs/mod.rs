@@ -17,19 +17,23 @@
 //! # Ok(()) }
 //! ```
 
-// The device that uses what is in here is being written.
+// The tree and the server are being written.
 #![allow(dead_code, unused_imports)]
 
+mod envelope;
 mod error;
 mod open;
+mod relay;
 mod server;
 mod spec;
 mod tree;
 mod wire;
 
+pub(crate) use envelope::{Answer, EIO, HEADER, Header, TFLUSH, flushed_tag, rlerror};
 pub use error::Error;
 pub(crate) use open::Export;
 pub use open::OpenShare;
+pub(crate) use relay::Relay;
 pub(crate) use server::{Scratch, Server};
 pub use spec::{RelayTo, Share};
 pub use tree::Owner;

@@ -1,5 +1,6 @@
 //! What a guest is to share with the host, in a sentence.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -47,7 +48,7 @@ pub struct RelayTo(pub(super) Address);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Address {
     Unix(PathBuf),
-    Tcp(String),
+    Tcp(SocketAddr),
 }
 
 impl RelayTo {
@@ -56,9 +57,9 @@ impl RelayTo {
         Self(Address::Unix(path.into()))
     }
 
-    /// At a TCP port, as `HOST:PORT`.
-    pub fn tcp(address: impl Into<String>) -> Self {
-        Self(Address::Tcp(address.into()))
+    /// At a TCP port.
+    pub fn tcp(address: SocketAddr) -> Self {
+        Self(Address::Tcp(address))
     }
 }
 

@@ -19,6 +19,7 @@ mod worker;
 pub mod blk;
 pub mod console;
 pub mod net;
+pub mod p9;
 pub mod rng;
 #[doc(hidden)]
 pub mod testing;

@@ -203,16 +203,20 @@ impl Guest {
         }
     }
 
-    /// Returns once every queue that was kicked has had a turn (one: a turn that was cut may go on after this).
-    pub fn settle(&self) {
+    /// Returns once the device's thread has noticed every kick. It gives the queue its turn before it takes an order.
+    pub fn wait_doorbell(&self) {
         for queue in 0..self.transport.queue_count() {
             let Some(doorbell) = self.transport.doorbell(queue) else { continue };
-            // The device's thread clears the doorbell, and gives the turn before it takes the next order.
             let mut fds = [PollFd::new(doorbell, PollFlags::IN)];
             while poll(&mut fds, Some(&Timespec::default())).unwrap() > 0 {
                 std::thread::yield_now();
             }
         }
+    }
+
+    /// Returns once every queue that was kicked has had a turn (one: a turn that was cut may go on after this).
+    pub fn settle(&self) {
+        self.wait_doorbell();
         self.transport.pause();
         self.transport.resume();
     }
