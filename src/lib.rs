@@ -66,6 +66,7 @@ pub mod vsock;
 pub use boot::Kernel;
 pub use console::{Console, Console as Serial, RingBuffer};
 pub use disk::Disk;
+pub use fs::Share;
 pub use net::Net;
 pub use vm::{End, Error, OnReset, Running, Vm, VmBuilder};
 pub use vsock::Vsock;

@@ -6,6 +6,7 @@
 
 mod disk;
 mod net;
+mod share;
 mod vsock;
 
 use std::error::Error as _;
@@ -17,6 +18,7 @@ use hyperkit::accel;
 use hyperkit::boot::Kernel;
 use hyperkit::console::Console;
 use hyperkit::disk::Disk;
+use hyperkit::fs::Share;
 use hyperkit::net::Net;
 use hyperkit::vm::{End, Error, OnReset, Vm};
 use hyperkit::vsock::Vsock;
@@ -49,6 +51,11 @@ Usage: boot --kernel FILE [OPTION]...
                        (passt, gvproxy); datagram=PATH[,magic] (gvproxy, vfkit); vpnkit=PATH[,uuid=UUID]
                        [,address=IPV4][,mac-file=PATH][,mtu=N]; on macOS vmnet, or vmnet=host or
                        vmnet=bridged:INTERFACE [,id=UUID]. All of them: mac=ADDRESS
+  --share TAG=DIR[,ro][,owner=OWNER]
+                       shares a folder: mount -t 9p -o trans=virtio,version=9p2000.L TAG /mnt. OWNERs: passthrough,
+                       mapped (owner and mode in extended attributes), squash:UID:GID [passthrough]
+  --share TAG,unix=PATH or TAG,tcp=ADDRESS:PORT
+                       the same, served by another process's 9P server
   --vsock OPTION[,OPTION]...
                        sockets between programs of the host and the guest: hybrid=PATH (Firecracker's way: say
                        CONNECT PORT at PATH; the guest connects to PATH_PORT), hyperkit=DIR and forward=PORT...
@@ -89,6 +96,7 @@ struct Options {
     uuid: Uuid,
     disks: Vec<Disk>,
     nets: Vec<Net>,
+    shares: Vec<Share>,
     vsock: Option<Vsock>,
     virtio_console: bool,
     virtio_on_cmdline: bool,
@@ -121,7 +129,8 @@ fn parse() -> Result<Task, lexopt::Error> {
     let (mut kernel, mut initrd, mut cmdline) = (None, None, None);
     let (mut cpus, mut memory, mut uuid) = (1, 512 << 20, Uuid::new_v4());
     let (mut huge_pages, mut virtio_console, mut virtio_on_cmdline) = (false, false, false);
-    let (mut reboot, mut disks, mut nets, mut vsock) = (true, Vec::new(), Vec::new(), None);
+    let (mut reboot, mut vsock) = (true, None);
+    let (mut disks, mut nets, mut shares) = (Vec::new(), Vec::new(), Vec::new());
     let mut args = lexopt::Parser::from_env();
     while let Some(arg) = args.next()? {
         match arg {
@@ -138,6 +147,7 @@ fn parse() -> Result<Task, lexopt::Error> {
                 disks.push(image.read_only());
             }
             Long("net") => nets.push(net::net(&args.value()?.string()?)?),
+            Long("share") => shares.push(share::share(&args.value()?.string()?)?),
             Long("vsock") => vsock = Some(vsock::vsock(&args.value()?.string()?)?),
             Long("console") => {
                 virtio_console = args.value()?.parse_with(|kind| match kind {
@@ -163,6 +173,7 @@ fn parse() -> Result<Task, lexopt::Error> {
         uuid,
         disks,
         nets,
+        shares,
         vsock,
         virtio_console,
         virtio_on_cmdline,
@@ -279,6 +290,9 @@ fn run(options: Options) -> Result<End, Error> {
     }
     for net in options.nets {
         builder = builder.net(net);
+    }
+    for share in options.shares {
+        builder = builder.share(share);
     }
     if let Some(vsock) = options.vsock {
         builder = builder.vsock(vsock);

@@ -32,6 +32,7 @@ use crate::sys;
 use crate::vcpu::{self, VcpuBus};
 use crate::virtio::blk::{Block, DiskHandle};
 use crate::virtio::net::CardHandle;
+use crate::virtio::p9::P9;
 use crate::virtio::vsock::SocketDevice;
 use crate::virtio::{self, MmioTransport, VirtioDevice};
 use crate::vsock::VsockHandle;
@@ -215,6 +216,9 @@ impl<V: AccelVm> Machine<V> {
             let card = net.open(mac_address(config.uuid, cards.len()))?;
             cards.push(card.handle());
             parts.virtio(Box::new(card))?;
+        }
+        for share in config.shares {
+            parts.virtio(Box::new(P9::new(share.open()?)?))?;
         }
         let vsock = match config.vsock {
             Some(vsock) => {

@@ -11,6 +11,7 @@ use crate::boot::Kernel;
 use crate::bus::BusDevice;
 use crate::console::Console;
 use crate::disk::Disk;
+use crate::fs::Share;
 use crate::memory::Backing;
 use crate::net::Net;
 use crate::virtio::VirtioDevice;
@@ -44,6 +45,7 @@ pub(super) struct Config {
     pub consoles: Vec<Console>,
     pub disks: Vec<Disk>,
     pub nets: Vec<Net>,
+    pub shares: Vec<Share>,
     pub vsock: Option<Vsock>,
     pub rng: bool,
     pub virtio: Vec<Box<dyn VirtioDevice>>,
@@ -80,6 +82,7 @@ impl Default for Config {
             consoles: Vec::new(),
             disks: Vec::new(),
             nets: Vec::new(),
+            shares: Vec::new(),
             vsock: None,
             rng: true,
             virtio: Vec::new(),
@@ -150,6 +153,13 @@ impl<A: Accelerator> VmBuilder<A> {
     /// Adds a network card.
     pub fn net(mut self, net: impl Into<Net>) -> Self {
         self.machine.nets.push(net.into());
+        self
+    }
+
+    /// Shares a folder of the host: the guest mounts it by its tag,
+    /// `mount -t 9p -o trans=virtio,version=9p2000.L TAG DIR`.
+    pub fn share(mut self, share: Share) -> Self {
+        self.machine.shares.push(share);
         self
     }
 

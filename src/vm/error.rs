@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{accel, boot, bus, console, disk, memory, net, vsock};
+use crate::{accel, boot, bus, console, disk, fs, memory, net, vsock};
 
 /// Why a machine could not be built, started or kept running.
 ///
@@ -31,6 +31,9 @@ pub enum Error {
     /// A network card could not be had.
     #[error(transparent)]
     Net(Arc<net::Error>),
+    /// A folder could not be shared.
+    #[error(transparent)]
+    Share(Arc<fs::Error>),
     /// The machine's sockets could not be opened on the host.
     #[error(transparent)]
     Vsock(Arc<vsock::Error>),
@@ -72,6 +75,7 @@ from!(
     console::Error => Console,
     disk::Error => Disk,
     net::Error => Net,
+    fs::Error => Share,
     vsock::Error => Vsock,
     bus::Error => Bus
 );
