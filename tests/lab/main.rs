@@ -15,4 +15,5 @@ mod disks;
 mod life;
 mod linux;
 mod nets;
+mod shares;
 mod vsock;

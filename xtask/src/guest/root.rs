@@ -28,6 +28,14 @@ const PACKAGES: &[&str] = &[
     "e2fsprogs",
     "fio",
     "iperf3",
+    "attr",
+    "dbench",
+    "gcc",
+    "git",
+    "libc6-dev",
+    "make",
+    "sqlite3",
+    "stress-ng",
 ];
 
 /// The image, if it has been made before, up to date or not.
