@@ -365,10 +365,8 @@ impl Run {
         for queue in 0..self.rings.len() as u32 {
             self.guest.write(VIRTIO_MMIO_QUEUE_NOTIFY, queue);
         }
-        for _ in 0..2 {
-            self.guest.transport.pause();
-            self.guest.transport.resume();
-        }
+        self.guest.transport.resume();
+        self.guest.settle();
         assert!(self.handle.counters().open <= self.limit, "more connections than there may be");
         if self.wild {
             return;
@@ -492,6 +490,8 @@ impl Run {
         self.listeners = None;
         self.calls.drain(..).for_each(|call| call.join().expect("a call does not panic"));
         self.guest.reset();
+        // Without a driver a call fails at once, after all that was wanted before it, such as a reset of the transport.
+        assert!(self.handle.connect(1).is_err(), "a connection without a driver");
         assert_eq!(self.handle.counters().open, 0);
         let rings = &mut self.guest.start(F_STREAM, 64);
         recover(&mut self.guest, rings, &self.handle);
