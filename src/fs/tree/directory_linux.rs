@@ -9,8 +9,9 @@ use rustix::fs::{RawDir, SeekFrom, seek};
 
 /// Most bytes that are read at once.
 const ROOM: usize = 16 << 10;
-/// What the longest entry takes: 19 bytes, a name of 255, a NUL, and so much that it is a multiple of 8.
-const LONGEST: usize = 280;
+/// The least that is read at once, whatever there is room for: more than any entry takes, on file systems too whose
+/// names of 255 characters have more bytes.
+const LEAST: usize = 1 << 10;
 /// What an entry takes in Rreaddir besides its name: qid, offset, kind, length of the name.
 const REPLY: usize = 13 + 8 + 1 + 2;
 
@@ -57,7 +58,7 @@ impl Reader {
         loop {
             // An entry takes at least 6/7 in the buffer of what it takes in the reply, so that what is read finds room
             // there, and need not be read again.
-            let len = (room / 7 * 6).clamp(LONGEST, ROOM);
+            let len = (room / 7 * 6).clamp(LEAST, ROOM);
             let mut entries = RawDir::new(file, buffer.get_mut(..len).unwrap_or_default());
             loop {
                 let Some(entry) = entries.next() else {

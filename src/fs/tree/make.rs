@@ -65,7 +65,7 @@ impl Node {
         let new = New { uid, gid, mode: kind::DIRECTORY | mode & 0o7777, device: (0, 0) };
         let permissions = self.tree.rule.host_permissions(mode, true) & 0o777;
         rustix::fs::mkdirat(self.handle.folder()?, name, mode_of(permissions))?;
-        self.finish(name, new, || self.child(name))
+        self.finish(name, new, || self.made(name, new))
     }
 
     /// Makes a symbolic link, to wherever it says.
@@ -80,7 +80,7 @@ impl Node {
         let new = New { uid, gid, mode: kind::LINK | 0o777, device: (0, 0) };
         if self.tree.rule != Rule::Mapped {
             rustix::fs::symlinkat(target, self.handle.folder()?, name)?;
-            return self.finish(name, new, || self.child(name));
+            return self.finish(name, new, || self.made(name, new));
         }
         let mut file = self.make_file(name, OFlags::WRONLY, 0)?;
         self.finish(name, new, || {
@@ -114,7 +114,7 @@ impl Node {
             (kind::CHAR | kind::BLOCK, Rule::Squash { .. }) => Err(Errno::PERM.into()),
             (kind::FIFO | kind::SOCKET | kind::CHAR | kind::BLOCK, _) => {
                 self.handle.make_node(name, mode, device)?;
-                self.finish(name, new, || self.child(name))
+                self.finish(name, new, || self.made(name, new))
             }
             _ => Err(Errno::INVAL.into()),
         }
@@ -158,6 +158,12 @@ impl Node {
 
     fn node_of(&self, file: &File, name: &[u8]) -> io::Result<Self> {
         Self::new(&self.tree, Handle::of_new(file, &self.handle, name)?)
+    }
+
+    /// What has just been made, unless somebody was quicker and put something else in its place.
+    fn made(&self, name: &[u8], new: New) -> io::Result<Self> {
+        let node = self.child(name)?;
+        if node.host_kind == new.mode & kind::MASK { Ok(node) } else { Err(Errno::STALE.into()) }
     }
 
     /// Finds what has just been made, and makes it what it is to be; or else removes it again.

@@ -58,6 +58,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::io::Errno;
 
+use crate::sys::file::is_unsupported;
 use handle::Handle;
 use identity::{FileId, Numbers};
 use lock::Owners;
@@ -113,7 +114,7 @@ impl Tree {
         let root_id = root.facts()?.id;
         if owner.0 == Rule::Mapped && !read_only {
             match root.xattr(record::NAME, &mut [0; record::LONGEST]) {
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => {
+                Err(error) if is_unsupported(&error) => {
                     let why =
                         "its file system has no extended attributes, which a mapped share takes";
                     return Err(io::Error::new(io::ErrorKind::Unsupported, why));

@@ -12,6 +12,7 @@ use super::identity::{Facts, FileId};
 use super::owner::Rule;
 use super::record::{self, Record};
 use super::{Attributes, LONGEST_NAME, OpenFile, Qid, Shared, StatFs, Time, kind, new_name};
+use crate::sys::file::is_unsupported;
 
 /// Most folders that are gone through on the way from one to the root.
 const DEEPEST: usize = 4096;
@@ -150,7 +151,8 @@ impl Node {
             // There is none, there can be none, or it is longer than any of ours; or the host user may not read the
             // file, and so has not written it.
             Err(error) => match Errno::from_io_error(&error) {
-                Some(Errno::RANGE | Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM) => Ok(None),
+                Some(Errno::RANGE | Errno::ACCESS | Errno::PERM) => Ok(None),
+                _ if is_unsupported(&error) => Ok(None),
                 Some(errno) if handle::is_no_xattr(errno) => Ok(None),
                 _ => Err(error),
             },

@@ -100,6 +100,11 @@ pub(super) fn check_mapped() {
         assert_eq!(host(name).mode(), 0o100_600);
     }
 
+    folder.link(&node, b"second").unwrap();
+    assert_eq!(seen(&folder.walk(b"second").unwrap()), seen(&node));
+    folder.link(&link, b"second-link").unwrap();
+    assert_eq!(folder.walk(b"second-link").unwrap().readlink().unwrap(), b"../over/there");
+
     // What the host makes is as the host has it, until it is changed; then only the record is.
     fs::write(share.host("theirs"), "x").unwrap();
     fs::set_permissions(share.host("theirs"), fs::Permissions::from_mode(0o640)).unwrap();
@@ -134,9 +139,13 @@ pub(super) fn check_passthrough_of_a_user() {
     assert_eq!(errno(set_owner(&node, 0, 0)), Errno::PERM);
     set_owner(&node, uid, gid).unwrap();
     root.mkdir(b"folder", 0o755, 0, 0).unwrap();
-    root.symlink(b"link", b"x", 0, 0).unwrap();
+    let link = root.symlink(b"link", b"x", 0, 0).unwrap();
+    root.link(&node, b"second").unwrap();
+    // Whether a link can have another name for its owner is the host's to say.
+    let _ = root.link(&link, b"second-link").map(|()| root.unlink(b"second-link", false).unwrap());
+    root.rename(b"second", &root, b"file-2").unwrap();
     assert_eq!(errno(root.mknod(b"node", kind::CHAR | 0o644, (1, 3), 0, 0)), Errno::PERM);
-    assert_eq!(names(&root), ["file", "folder", "link"]);
+    assert_eq!(names(&root), ["file", "file-2", "folder", "link"]);
 }
 
 #[test]
