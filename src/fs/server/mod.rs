@@ -17,6 +17,8 @@ mod file;
 mod lock;
 mod names;
 mod session;
+#[cfg(test)]
+mod tests;
 mod xattr;
 
 use std::io;
