@@ -26,6 +26,8 @@ mod open;
 mod relay;
 mod server;
 mod spec;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod wire;
 

@@ -31,8 +31,8 @@ pub struct Share {
     tag: String,
     source: Source,
     read_only: bool,
-    owner: Owner,
-    fids: usize,
+    owner: Option<Owner>,
+    fids: Option<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -65,7 +65,7 @@ impl RelayTo {
 
 impl Share {
     fn of(tag: impl Into<String>, source: Source) -> Self {
-        Self { tag: tag.into(), source, read_only: false, owner: Owner::passthrough(), fids: FIDS }
+        Self { tag: tag.into(), source, read_only: false, owner: None, fids: None }
     }
 
     /// The folder `dir` of the host, which the guest mounts by `tag`, 1 to 255 bytes. The guest sees what is in the
@@ -76,7 +76,7 @@ impl Share {
     }
 
     /// What a 9P server in another process serves. Messages go to it as the guest sends them, whatever dialect they
-    /// are of.
+    /// are of; and none of what else can be said here of a share holds for it.
     pub fn relay(tag: impl Into<String>, to: RelayTo) -> Self {
         Self::of(tag, Source::Relay(to))
     }
@@ -89,14 +89,14 @@ impl Share {
 
     /// Whose the files are; [`Owner::passthrough`] unless it is set.
     pub fn owner(mut self, owner: Owner) -> Self {
-        self.owner = owner;
+        self.owner = Some(owner);
         self
     }
 
     /// Most files that the guest may hold at a time, open or only looked up (fids, in the words of the protocol);
     /// 65,536 unless it is set. Beyond it the guest reads ENFILE.
     pub fn fids(mut self, most: usize) -> Self {
-        self.fids = most;
+        self.fids = Some(most);
         self
     }
 
@@ -109,21 +109,23 @@ impl Share {
                 self.tag.len()
             ));
         }
-        if self.fids == 0 {
+        if self.fids == Some(0) {
             return wrong(format!("no file at all may be held of the share {}", self.tag));
         }
         let export = match self.source {
             Source::Folder(path) => {
-                let server = Tree::open(&path, self.read_only, self.owner)
-                    .and_then(|tree| Server::new(&tree, self.fids));
-                match server {
+                let owner = self.owner.unwrap_or(Owner::passthrough());
+                let fids = self.fids.unwrap_or(FIDS);
+                match Tree::open(&path, self.read_only, owner)
+                    .and_then(|tree| Server::new(&tree, fids))
+                {
                     Ok(server) => Export::Server(Arc::new(server)),
                     Err(source) => return Err(Error::Host { what: "share", path, source }),
                 }
             }
-            Source::Relay(_) if self.read_only => {
+            Source::Relay(_) if self.read_only || self.owner.is_some() || self.fids.is_some() => {
                 return wrong(format!(
-                    "the share {} cannot be made read-only here: its server decides that",
+                    "what may be done with the share {} cannot be said here: its server decides that",
                     self.tag
                 ));
             }
