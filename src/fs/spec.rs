@@ -95,6 +95,9 @@ impl Share {
 
     /// Most files that the guest may hold at a time, open or only looked up (fids, in the words of the protocol);
     /// 65,536 unless it is set. Beyond it the guest reads ENFILE.
+    ///
+    /// Each takes a descriptor or two of this process (RLIMIT_NOFILE). An eighth of what the process may have when the
+    /// share is opened the guest does not get: it reads EMFILE.
     pub fn fids(mut self, most: usize) -> Self {
         self.fids = Some(most);
         self

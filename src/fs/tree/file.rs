@@ -100,6 +100,7 @@ pub(in crate::fs) struct OpenFile {
 
 impl OpenFile {
     pub(super) fn new(node: &Node, file: File, flags: Flags) -> Self {
+        node.tree.descriptors.given(file.as_raw_fd());
         Self {
             tree: Arc::clone(&node.tree),
             file,

@@ -5,7 +5,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 
 use rustix::fs::{
@@ -39,6 +39,12 @@ fn by_name<T>(fd: impl AsFd, call: impl FnOnce(&CStr) -> io::Result<T>) -> io::R
     // The last byte stays 0. That of the thread is there even if the process's first thread is gone.
     write!(&mut name[..39], "/proc/thread-self/fd/{}", fd.as_fd().as_raw_fd())?;
     call(CStr::from_bytes_until_nul(&name).map_err(io::Error::other)?)
+}
+
+impl AsRawFd for Handle {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
 }
 
 impl Handle {

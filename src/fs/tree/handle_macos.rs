@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Stat, StatVfs, Timestamps, Uid, XattrFlags};
@@ -43,6 +43,13 @@ pub(super) fn reopen(fd: impl AsFd, flags: OFlags) -> io::Result<File> {
     let file = File::from(rustix::fs::openat(CWD, name, flags, Mode::empty())?);
     let (wanted, found) = (rustix::fs::fstat(fd)?, rustix::fs::fstat(&file)?);
     if facts_of(&wanted).id == facts_of(&found).id { Ok(file) } else { Err(Errno::STALE.into()) }
+}
+
+impl AsRawFd for Handle {
+    fn as_raw_fd(&self) -> RawFd {
+        let (Self::Open(file) | Self::Named { folder: file, .. }) = self;
+        file.as_raw_fd()
+    }
 }
 
 impl Handle {

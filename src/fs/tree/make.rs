@@ -38,6 +38,7 @@ impl Node {
     ) -> io::Result<(Self, OpenFile)> {
         let name = self.place(name)?;
         let wanted = Flags::new(flags)?;
+        self.tree.has_room()?;
         let new = New { uid, gid, mode: kind::FILE | mode & 0o7777, device: (0, 0) };
         for _ in 0..ATTEMPTS {
             // What is there is never opened this way, whatever it is.

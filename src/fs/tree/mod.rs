@@ -18,6 +18,7 @@
 //! Linux knows them by.
 
 mod change;
+mod descriptors;
 mod file;
 mod identity;
 mod lock;
@@ -59,6 +60,7 @@ use std::sync::{Arc, Mutex};
 use rustix::io::Errno;
 
 use crate::sys::file::is_unsupported;
+use descriptors::Descriptors;
 use handle::Handle;
 use identity::{FileId, Numbers};
 use lock::Owners;
@@ -104,6 +106,7 @@ struct Shared {
     /// Held while what is kept beside a file is read and written again.
     records: Mutex<()>,
     locks: Owners,
+    descriptors: Descriptors,
 }
 
 impl Tree {
@@ -131,6 +134,7 @@ impl Tree {
             numbers: Numbers::new(root_id.device),
             records: Mutex::default(),
             locks: Owners::default(),
+            descriptors: Descriptors::of_process(),
         })))
     }
 
@@ -141,6 +145,11 @@ impl Tree {
 }
 
 impl Shared {
+    /// Whether the guest may hold one more file.
+    fn has_room(&self) -> io::Result<()> {
+        self.descriptors.check(self.root.folder()?)
+    }
+
     /// Whether anything may be changed.
     fn writable(&self) -> io::Result<()> {
         if self.read_only { Err(Errno::ROFS.into()) } else { Ok(()) }

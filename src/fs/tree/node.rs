@@ -1,6 +1,7 @@
 //! Files and folders that the guest has found, and what can be learned of them.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
@@ -39,6 +40,7 @@ impl Node {
     }
 
     pub(super) fn new(tree: &Arc<Shared>, handle: Handle) -> io::Result<Self> {
+        tree.descriptors.given(handle.as_raw_fd());
         let facts = handle.facts()?;
         let host_kind = facts.kind();
         let mut node = Self {
@@ -69,6 +71,7 @@ impl Node {
         if self.kind != kind::DIRECTORY {
             return Err(Errno::NOTDIR.into());
         }
+        self.tree.has_room()?;
         match name {
             b"." => Self::new(&self.tree, self.handle.duplicate()?),
             b".." => self.parent(),
@@ -204,6 +207,7 @@ impl Node {
     /// Opens it, with the flags of Tlopen. ENXIO for what is neither a plain file nor a folder.
     pub fn open(&self, flags: u32) -> io::Result<OpenFile> {
         let flags = Flags::new(flags)?;
+        self.tree.has_room()?;
         if flags.writes() {
             self.tree.writable()?;
         }

@@ -1,3 +1,8 @@
+use std::env;
+use std::process::{Command, Stdio};
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+
 use super::*;
 
 #[test]
@@ -173,4 +178,50 @@ fn there_are_as_many_fids_as_allowed_and_no_more() {
     guest.walk(1, 1, "").unwrap();
     guest.clunk(2).unwrap();
     guest.walk(ROOT, 3, "").unwrap();
+}
+
+#[test]
+fn a_guest_that_holds_much_leaves_descriptors_to_others() {
+    const CHILD: &str = "HYPERKIT_TEST_FS_ALONE";
+    const NAME: &str = "a_guest_that_holds_much_leaves_descriptors_to_others";
+    const EMFILE: u32 = 24;
+    // How many there are is the whole process's.
+    if env::var_os(CHILD).is_none() {
+        let name = format!("fs::server::tests::session::{NAME}");
+        let mut child = Command::new(env::current_exe().unwrap());
+        child.args(["--exact", &name, "--test-threads=1", "--nocapture"]).env(CHILD, "1");
+        let output = child.stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+        return;
+    }
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = Some(400);
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let guest = Guest::with(false, 1000);
+    fs::write(guest.path("file"), "text").unwrap();
+    let mut last = 0;
+    let errno = loop {
+        match guest.open(last + 1, "file", O_RDONLY) {
+            Ok(()) => last += 1,
+            Err(errno) => break errno,
+        }
+    };
+    assert_eq!(errno, EMFILE);
+    // An eighth is left.
+    let others: Vec<_> = (0..45).map(|_| fs::File::open("/dev/null").unwrap()).collect();
+    assert!(last > 100, "{last}");
+    let mkdir = Request::Mkdir { dir: ROOT, name: b"dir", mode: 0o755, gid: gid() };
+    let create =
+        Request::Lcreate { fid: ROOT, name: b"new", flags: O_RDWR, mode: 0o644, gid: gid() };
+    assert_eq!(guest.ask(create), Err(EMFILE));
+    assert!(!guest.path("new").exists(), "refused before it was made");
+    assert_eq!(guest.read(last, 0, 9).unwrap(), b"text");
+    drop(others);
+    assert!(guest.ask(mkdir).is_ok());
+    let _ = guest.clunk(last + 1);
+    for fid in last - 9..=last {
+        guest.clunk(fid).unwrap();
+    }
+    guest.open(last, "file", O_RDONLY).unwrap();
 }
