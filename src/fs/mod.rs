@@ -17,9 +17,6 @@
 //! # Ok(()) }
 //! ```
 
-// The tree and the server are being written.
-#![allow(dead_code, unused_imports)]
-
 mod envelope;
 mod error;
 mod open;

@@ -15,10 +15,9 @@ mod valid {
     pub const SIZE: u32 = 1 << 3;
     pub const ATIME: u32 = 1 << 4;
     pub const MTIME: u32 = 1 << 5;
-    /// The host sets it, whenever something else changes.
-    pub const CTIME: u32 = 1 << 6;
     pub const ATIME_SET: u32 = 1 << 7;
     pub const MTIME_SET: u32 = 1 << 8;
+    /// With 1 << 6, the time of change, which the host sets whenever something else changes.
     pub const ALL: u32 = MTIME_SET * 2 - 1;
 }
 

@@ -26,7 +26,8 @@ use std::sync::Arc;
 
 use super::tree::{Node, Tree, linux_errno};
 use super::wire::{
-    self, ERROR_LEN, Errno, HEADER, Header, Kind, MOST_BYTES, NO_TAG, Reply, Request, WRITE_HEADER,
+    ERROR_LEN, Errno, HEADER, Header, Kind, MOST_BYTES, NO_TAG, Reply, Request, WRITE_HEADER,
+    rlerror,
 };
 use crate::memory::{BufferList, Buffers};
 use fids::{Fid, Fids};
@@ -82,7 +83,7 @@ impl Server {
             }
             _ => (NO_TAG, Err(Errno::PROTO)),
         };
-        answer.unwrap_or_else(|errno| reply.fill_from(&wire::error(tag, errno)))
+        answer.unwrap_or_else(|errno| reply.fill_from(&rlerror(tag, errno.0)))
     }
 
     /// `start`: what is behind the header, as far as it goes in front of Twrite's data.

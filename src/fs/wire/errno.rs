@@ -10,11 +10,8 @@ impl Errno {
     pub const BADF: Self = Self(9);
     pub const NOMEM: Self = Self(12);
     pub const BUSY: Self = Self(16);
-    pub const NOTDIR: Self = Self(20);
-    pub const ISDIR: Self = Self(21);
     pub const INVAL: Self = Self(22);
     pub const NFILE: Self = Self(23);
-    pub const ROFS: Self = Self(30);
     pub const NAMETOOLONG: Self = Self(36);
     /// The message makes no sense.
     pub const PROTO: Self = Self(71);

@@ -4,7 +4,6 @@
 pub(in crate::fs) struct Kind;
 
 impl Kind {
-    pub const RLERROR: u8 = 7;
     pub const STATFS: u8 = 8;
     pub const LOPEN: u8 = 12;
     pub const LCREATE: u8 = 14;

@@ -16,13 +16,11 @@ pub(in crate::fs) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::fs) use super::envelope::{HEADER, Header, rlerror};
 pub(in crate::fs) use errno::Errno;
 pub(in crate::fs) use kind::Kind;
-pub(in crate::fs) use reply::{Reply, error};
+pub(in crate::fs) use reply::Reply;
 pub(in crate::fs) use request::{Lock, MOST_BYTES, Names, Request};
-
-/// Bytes of size, type and tag.
-pub(in crate::fs) const HEADER: usize = 7;
 
 /// What a fid that stands for none is (P9_NOFID).
 pub(in crate::fs) const NO_FID: u32 = u32::MAX;
@@ -41,28 +39,6 @@ pub(in crate::fs) const ERROR_LEN: usize = HEADER + 4;
 
 /// Most names in a Twalk (P9_MAXWELEM).
 pub(in crate::fs) const MOST_NAMES: usize = 16;
-
-/// The beginning of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::fs) struct Header {
-    /// Bytes of the message, these included.
-    pub size: u32,
-    pub kind: u8,
-    pub tag: u16,
-}
-
-impl Header {
-    pub fn decode(bytes: [u8; HEADER]) -> Self {
-        let [a, b, c, d, kind, e, f] = bytes;
-        Self { size: u32::from_le_bytes([a, b, c, d]), kind, tag: u16::from_le_bytes([e, f]) }
-    }
-
-    pub fn encode(self) -> [u8; HEADER] {
-        let [a, b, c, d] = self.size.to_le_bytes();
-        let [e, f] = self.tag.to_le_bytes();
-        [a, b, c, d, self.kind, e, f]
-    }
-}
 
 /// Fields of a message, from first to last. Whatever is missing is an error.
 #[derive(Debug, Clone, Copy)]

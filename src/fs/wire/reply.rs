@@ -1,6 +1,6 @@
 //! Answers, encoded.
 
-use super::{ERROR_LEN, Errno, HEADER, Header, Kind};
+use super::{HEADER, Header};
 
 /// An R-message in the making.
 #[derive(Debug)]
@@ -70,13 +70,4 @@ impl<'a> Reply<'a> {
         *self.bytes.first_chunk_mut()? = header.encode();
         Some(self.bytes)
     }
-}
-
-/// Rlerror: `size[4] Rlerror tag[2] ecode[4]`.
-pub(in crate::fs) fn error(tag: u16, errno: Errno) -> [u8; ERROR_LEN] {
-    let mut message = [0; ERROR_LEN];
-    let (header, code) = message.split_at_mut(HEADER);
-    header.copy_from_slice(&Header { size: ERROR_LEN as u32, kind: Kind::RLERROR, tag }.encode());
-    code.copy_from_slice(&errno.0.to_le_bytes());
-    message
 }

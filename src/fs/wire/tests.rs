@@ -209,5 +209,5 @@ fn strings_that_no_message_can_hold_are_cut_off() {
 
 #[test]
 fn rlerror_has_the_number_of_the_error() {
-    assert_eq!(error(0x0102, Errno::OPNOTSUPP), [11, 0, 0, 0, 7, 2, 1, 95, 0, 0, 0]);
+    assert_eq!(rlerror(0x0102, Errno::OPNOTSUPP.0), [11, 0, 0, 0, 7, 2, 1, 95, 0, 0, 0]);
 }

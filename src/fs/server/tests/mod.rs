@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use vm_memory::VolatileSlice;
 
 use super::{Scratch, Server};
+use crate::fs::envelope::RLERROR;
 use crate::fs::tree::{Owner, Qid, Tree};
 use crate::fs::wire::testing::{encode, encode_names, names};
 use crate::fs::wire::{Fields, HEADER, Header, Kind, Lock, NO_FID, Request};
@@ -124,7 +125,7 @@ impl Guest {
         assert_eq!((header.size as usize, header.tag), (answer.len(), sent.tag));
         let body = answer[HEADER..].to_vec();
         match header.kind {
-            Kind::RLERROR => Err(u32::from_le_bytes(body.try_into().unwrap())),
+            RLERROR => Err(u32::from_le_bytes(body.try_into().unwrap())),
             kind => {
                 assert_eq!(kind, sent.kind + 1);
                 Ok(body)
