@@ -1,6 +1,6 @@
 //! What files are, and changing that.
 
-use super::Call;
+use super::{Call, owner};
 use crate::fs::tree::{SetAttributes, SetTime, Time};
 use crate::fs::wire::{Errno, Reply};
 
@@ -55,8 +55,8 @@ impl Call<'_, '_> {
         let has = |bit| valid & bit != 0;
         let changes = SetAttributes {
             mode: has(valid::MODE).then_some(mode),
-            uid: has(valid::UID).then_some(uid),
-            gid: has(valid::GID).then_some(gid),
+            uid: has(valid::UID).then(|| owner(uid)).transpose()?,
+            gid: has(valid::GID).then(|| owner(gid)).transpose()?,
             size: has(valid::SIZE).then_some(size),
             accessed: time(has(valid::ATIME), has(valid::ATIME_SET), accessed)?,
             modified: time(has(valid::MTIME), has(valid::MTIME_SET), modified)?,

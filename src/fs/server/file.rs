@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::fids::{Fid, Place, State, lock};
-use super::{Call, put_qid};
+use super::{Call, owner, put_qid};
 use crate::fs::wire::{Errno, READ_HEADER, Reply, WRITE_HEADER};
 use crate::memory::Buffers;
 
@@ -35,7 +35,7 @@ impl Call<'_, '_> {
         out: &mut Reply<'_>,
     ) -> Result<(), Errno> {
         let dir = self.found(fid)?;
-        let (node, file) = dir.node.create(name, flags, mode, dir.uid, gid)?;
+        let (node, file) = dir.node.create(name, flags, mode, dir.uid, owner(gid)?)?;
         put_qid(out, &node);
         out.u32(self.unit());
         let (place, state) = (Place::new(&dir.node, name), State::Open(file));

@@ -33,6 +33,10 @@ use crate::memory::{BufferList, Buffers};
 use fids::{Fid, Fids};
 use xattr::Budget;
 
+/// What is no user and no group: to chown it says that there is to be no change, and in Tattach, where it is P9_NONUNAME,
+/// that only a name is known.
+const NO_ID: u32 = u32::MAX;
+
 /// Serves a folder to one guest.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -216,4 +220,9 @@ impl Call<'_, '_> {
 fn put_qid(out: &mut Reply<'_>, node: &Node) {
     let qid = node.qid();
     out.qid(qid.kind, qid.version, qid.path);
+}
+
+/// A user or a group that a file can belong to.
+fn owner(id: u32) -> Result<u32, Errno> {
+    if id == NO_ID { Err(Errno::INVAL) } else { Ok(id) }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::fids::Place;
-use super::{Call, put_qid};
+use super::{Call, owner, put_qid};
 use crate::fs::tree::{Node, Qid};
 use crate::fs::wire::{Errno, Reply};
 
@@ -20,7 +20,7 @@ impl Call<'_, '_> {
         out: &mut Reply<'_>,
     ) -> Result<(), Errno> {
         let dir = self.file(dir)?;
-        put_qid(out, &dir.node.mkdir(name, mode, dir.uid, gid)?);
+        put_qid(out, &dir.node.mkdir(name, mode, dir.uid, owner(gid)?)?);
         Ok(())
     }
 
@@ -33,7 +33,7 @@ impl Call<'_, '_> {
         out: &mut Reply<'_>,
     ) -> Result<(), Errno> {
         let dir = self.file(dir)?;
-        put_qid(out, &dir.node.symlink(name, target, dir.uid, gid)?);
+        put_qid(out, &dir.node.symlink(name, target, dir.uid, owner(gid)?)?);
         Ok(())
     }
 
@@ -47,7 +47,7 @@ impl Call<'_, '_> {
         out: &mut Reply<'_>,
     ) -> Result<(), Errno> {
         let dir = self.file(dir)?;
-        put_qid(out, &dir.node.mknod(name, mode, device, dir.uid, gid)?);
+        put_qid(out, &dir.node.mknod(name, mode, device, dir.uid, owner(gid)?)?);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::fids::{Fid, Place, State, lock};
-use super::{Call, put_qid};
+use super::{Call, NO_ID, put_qid};
 use crate::fs::tree::{Node, Qid};
 use crate::fs::wire::{Errno, HEADER, NO_FID, Names, Reply};
 
@@ -11,9 +11,6 @@ use crate::fs::wire::{Errno, HEADER, NO_FID, Names, Reply};
 /// needs that much.
 const MOST_MESSAGE: usize = 1 << 20;
 const LEAST_MESSAGE: usize = 4096;
-
-/// n_uname, if only the user's name is known (P9_NONUNAME).
-const NO_UID: u32 = u32::MAX;
 
 impl Call<'_, '_> {
     pub fn version(&self, msize: u32, version: &[u8], out: &mut Reply<'_>) -> Result<(), Errno> {
@@ -52,7 +49,8 @@ impl Call<'_, '_> {
             (node, place) = step(&node, place, name)?;
         }
         put_qid(out, &node);
-        let uid = if uid == NO_UID { number(user).unwrap_or(NO_UID) } else { uid };
+        // Whoever is not known is root: Linux attaches itself like that to ask what everybody may.
+        let uid = if uid == NO_ID { number(user).unwrap_or(0) } else { uid };
         self.server.fids.insert(self.epoch, fid, Fid { node, uid, place, state: State::Found })
     }
 
@@ -114,5 +112,5 @@ fn step(node: &Arc<Node>, place: Option<Arc<Mutex<Place>>>, name: &[u8]) -> Resu
 
 /// A user's name that is a number.
 fn number(name: &[u8]) -> Option<u32> {
-    if name == b"root" { Some(0) } else { std::str::from_utf8(name).ok()?.parse().ok() }
+    std::str::from_utf8(name).ok()?.parse().ok().filter(|uid| *uid != NO_ID)
 }

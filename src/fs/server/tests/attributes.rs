@@ -114,3 +114,26 @@ fn the_file_system_can_be_asked_for() {
     fields.end().unwrap();
     assert_eq!(guest.ask(Request::Statfs { fid: 9 }), Err(EBADF));
 }
+
+#[test]
+fn nothing_belongs_to_the_user_or_group_that_is_none() {
+    const NONE: u32 = u32::MAX;
+    let guest = Guest::new();
+    let (uid, gid, name) = (NONE, NONE, &b"new"[..]);
+    guest.walk(ROOT, 1, "").unwrap();
+    let (mode, size, accessed, modified) = (0, 0, (0, 0), (0, 0));
+    let change =
+        |valid| Request::Setattr { fid: 1, valid, mode, uid, gid, size, accessed, modified };
+    for request in [
+        change(0x2),
+        change(0x4),
+        Request::Mkdir { dir: ROOT, name, mode: 0o755, gid },
+        Request::Symlink { dir: ROOT, name, target: b"x", gid },
+        Request::Mknod { dir: ROOT, name, mode: 0o010_600, major: 0, minor: 0, gid },
+        Request::Lcreate { fid: 1, name, flags: O_RDWR, mode: 0o644, gid },
+    ] {
+        assert_eq!(guest.ask(request), Err(EINVAL), "{request:?}");
+    }
+    assert!(!guest.path("new").exists());
+    guest.does(change(0)).unwrap();
+}

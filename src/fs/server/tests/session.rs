@@ -64,8 +64,9 @@ fn several_users_attach_themselves_side_by_side() {
     assert_eq!(attach(1, b"", 1000), Ok(()));
     assert_eq!(attach(2, b"nobody", NO_FID), Ok(()));
     assert_eq!(attach(3, b"1001", NO_FID), Ok(()));
+    assert_eq!(attach(5, b"4294967295", NO_FID), Ok(()));
     let uid = |fid| guest.server.fids.get(guest.server.fids.session().epoch, fid).unwrap().uid;
-    assert_eq!([ROOT, 1, 2, 3].map(uid), [0, 1000, NO_FID, 1001]);
+    assert_eq!([ROOT, 1, 2, 3, 5].map(uid), [0, 1000, 0, 1001, 0]);
     // What is found belongs to whom it was found for.
     guest.walk(1, 4, "").unwrap();
     assert_eq!(uid(4), 1000);
