@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 
 use hyperkit::console::{Console as HostConsole, OpenConsole};
 use hyperkit::disk::{Disk, Engine, MemoryDisk};
+use hyperkit::fs::Share;
 use hyperkit::memory::Buffers;
 use hyperkit::net::{Header, MacAddr, NetBackend, Offloads, Properties, Wake};
 use hyperkit::virtio::blk::{Block, DiskHandle};
 use hyperkit::virtio::console::Console;
 use hyperkit::virtio::net::{Card, CardHandle, Options};
+use hyperkit::virtio::p9::P9;
 use hyperkit::virtio::rng::{MAX_BYTES, Rng};
 use hyperkit::virtio::{HostEvent, Sources};
 use virtio_drivers::Error;
@@ -23,11 +25,13 @@ use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
 use virtio_drivers::device::console::{Size, VirtIOConsole};
 use virtio_drivers::device::net::{TxBuffer, VirtIONet};
 use virtio_drivers::device::rng::VirtIORng;
+use virtio_drivers::device::virtio_9p::VirtIO9p;
 use virtio_guest::{Ram, Registers, Slot, guest, pages_in_use};
 
 type BlkDriver = VirtIOBlk<Ram, Registers>;
 type RngDriver = VirtIORng<Ram, Registers>;
 type ConsoleDriver = VirtIOConsole<Ram, Registers>;
+type ShareDriver = VirtIO9p<Ram, Registers>;
 type NetDriver = VirtIONet<Ram, Registers, 16>;
 
 #[test]
@@ -550,5 +554,50 @@ fn net_drivers_come_and_go() {
             assert_eq!(receive_frame(&mut driver).len(), 60 + n);
         }
         assert_eq!(handle.counters().received.frames, 100);
+    });
+}
+
+/// A message of 9P2000.L.
+fn message(kind: u8, tag: u16, body: &[&[u8]]) -> Vec<u8> {
+    let body = body.concat();
+    let size = 7 + body.len() as u32;
+    [&size.to_le_bytes()[..], &[kind], &tag.to_le_bytes(), &body].concat()
+}
+
+#[test]
+fn a_file_of_a_share() {
+    guest(|| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), b"from the host").unwrap();
+        let share = Share::new("share", folder.path()).open().unwrap();
+        let slot = Slot::new(P9::new(share).unwrap());
+        for _ in 0..3 {
+            let mut driver = ShareDriver::new(slot.transport()).unwrap();
+            assert_eq!(driver.mount_tag(), "share");
+            let mut ask = |kind: u8, body: &[&[u8]]| {
+                let mut reply = vec![0; 4096];
+                let len = driver.request(&message(kind, 7, body), &mut reply).unwrap();
+                reply.truncate(len as usize);
+                assert_eq!(reply[4..7], [kind + 1, 7, 0], "an error, or another request's");
+                reply.split_off(7)
+            };
+            let [root, file, none] = [0, 1, u32::MAX].map(u32::to_le_bytes);
+            let version = [&[0, 16, 0, 0][..], b"\x08\09P2000.L"].concat();
+            assert_eq!(ask(100, &[&version]), version);
+            ask(104, &[&root, &none, &[0; 4], &root]);
+            assert_eq!(ask(110, &[&root, &file, b"\x01\0\x04\0file"])[..2], [1, 0]);
+            ask(12, &[&file, &2_u32.to_le_bytes()]);
+            let read = ask(116, &[&file, &[0; 8], &4000_u32.to_le_bytes()]);
+            assert_eq!(read, [&13_u32.to_le_bytes()[..], b"from the host"].concat());
+            let guest = b"from the guest";
+            ask(118, &[&file, &[13, 0, 0, 0, 0, 0, 0, 0], &14_u32.to_le_bytes(), guest]);
+            // A Tflush of nothing.
+            assert_eq!(ask(108, &[&[9, 0]]), []);
+            ask(120, &[&file]);
+            let bytes = std::fs::read(folder.path().join("file")).unwrap();
+            assert_eq!(bytes, b"from the hostfrom the guest");
+            std::fs::write(folder.path().join("file"), b"from the host").unwrap();
+        }
+        assert_eq!(pages_in_use(), 0, "the device keeps nothing that the driver waits for");
     });
 }
