@@ -13,6 +13,7 @@ pub mod dns_dhcp;
 pub mod kernel;
 pub mod net_stream;
 pub mod ops;
+pub mod p9;
 pub mod packet;
 pub mod qcow2;
 pub mod queue;

@@ -4,7 +4,7 @@
 
 use crate::ops::{Encode, unparse};
 use crate::{
-    chipset, dns_dhcp, kernel, net_stream, qcow2, queue, queue_net, queue_vsock, serial,
+    chipset, dns_dhcp, kernel, net_stream, p9, qcow2, queue, queue_net, queue_vsock, serial,
     user_frames, user_tcp, virtio_mmio,
 };
 
@@ -29,6 +29,8 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(user_tcp());
     seeds.extend(dns_dhcp());
     seeds.extend(qcow2());
+    seeds.extend(p9_sequences());
+    seeds.extend(p9_messages());
     seeds
 }
 
@@ -985,4 +987,158 @@ fn qcow2() -> impl Iterator<Item = Seed> {
         ("qcow2", name, bytes)
     });
     seeds("qcow2", named).chain(raw)
+}
+
+/// Shares: what programs do with files, and the ways out that there are not.
+fn p9_operations() -> [(&'static str, u8, Vec<p9::Op>); 8] {
+    use p9::Op;
+    let name = |text: &[u8]| p9::NAMES.iter().position(|name| *name == text).unwrap_or(0) as u8;
+    let walk = |new_fid, text: &[u8]| Op::Walk {
+        fid: 0,
+        new_fid,
+        count: 1,
+        name: name(text) + 1,
+        next: 0,
+    };
+    let further = |fid, new_fid, name| Op::Walk { fid, new_fid, count: 1, name, next: 0 };
+    let clone = |new_fid| Op::Walk { fid: 0, new_fid, count: 0, name: 0, next: 0 };
+    let (read, write) = (Op::Open { fid: 1, flags: 0 }, Op::Open { fid: 1, flags: 2 });
+    let bytes = |fid| Op::Read { fid, offset: 0, count: 4096 };
+    let entries = |fid| Op::Readdir { fid, cookie: 0, count: 4096 };
+    let moved = |what, text: &[u8], next: &[u8]| Op::Move {
+        what,
+        fid: 0,
+        other: 0,
+        name: name(text),
+        next: name(next),
+        flags: 0,
+    };
+    let make = |what, text: &[u8], target: &[u8]| {
+        let (name, target) = (name(text), name(target));
+        Op::Make { what, fid: 0, other: 1, name, target, mode: 0o100644 }
+    };
+    let attribute = |what, new_fid| Op::Attribute {
+        what,
+        fid: 1,
+        new_fid,
+        name: name(b"user.name"),
+        size: 8,
+        flags: 0,
+    };
+    let lock = |what, process| Op::Lock { what, fid: 1, kind: 1, start: 0, length: 9, process };
+    [
+        (
+            "a-file",
+            0,
+            vec![
+                clone(1),
+                Op::Create { fid: 1, name: name(b"new"), flags: 2, mode: 0o644 },
+                Op::Write { fid: 1, offset: 9, count: 100 },
+                bytes(1),
+                Op::Setattr { fid: 1, valid: 0x1ff, mode: 0o600, size: 50, time: 9 },
+                Op::Getattr { fid: 1 },
+                moved(4, b"new", b"newer"),
+                moved(0, b"newer", b""),
+                bytes(1),
+                Op::Other { what: 1, fid: 1 },
+                Op::Move { what: 2, fid: 1, other: 0, name: 0, next: 0, flags: 0 },
+            ],
+        ),
+        ("read-only", 1, vec![walk(1, b"file"), write, read, bytes(1), make(0, b"new", b"")]),
+        (
+            "folders",
+            0,
+            vec![make(0, b"new", b""), clone(1), read, entries(1), moved(4, b"folder", b"new")],
+        ),
+        (
+            "out-by-dots",
+            0,
+            vec![
+                walk(1, b".."),
+                further(1, 2, 0),
+                Op::Open { fid: 2, flags: 2 },
+                bytes(2),
+                read,
+                entries(1),
+                Op::Create { fid: 1, name: name(b"../outside"), flags: 2, mode: 0o644 },
+                moved(4, b"file", b"../outside"),
+                moved(4, b"file", b".."),
+            ],
+        ),
+        (
+            "out-by-links",
+            0,
+            vec![
+                walk(1, b"way-out"),
+                further(1, 2, 0),
+                read,
+                entries(1),
+                bytes(2),
+                Op::Setattr { fid: 1, valid: 1, mode: 0o777, size: 0, time: 0 },
+                walk(3, b"absolute"),
+                further(3, 4, 0),
+                Op::Other { what: 2, fid: 3 },
+                make(1, b"new", b"/proc/self/root"),
+                Op::Walk { fid: 0, new_fid: 5, count: 2, name: name(b"new") + 1, next: 0 },
+            ],
+        ),
+        (
+            "a-folder-becomes-a-link",
+            0,
+            vec![
+                walk(1, b"folder"),
+                moved(4, b"folder", b"newer"),
+                make(1, b"folder", b"../outside"),
+                further(1, 2, 0),
+                Op::Walk { fid: 0, new_fid: 3, count: 2, name: name(b"folder") + 1, next: 0 },
+                further(1, 4, name(b"..") + 1),
+                entries(4),
+            ],
+        ),
+        (
+            "attributes-and-locks",
+            0,
+            vec![
+                walk(1, b"file"),
+                clone(2),
+                attribute(1, 0),
+                Op::Write { fid: 1, offset: 0, count: 8 },
+                Op::Move { what: 2, fid: 1, other: 0, name: 0, next: 0, flags: 0 },
+                walk(1, b"file"),
+                attribute(0, 3),
+                bytes(3),
+                write,
+                lock(0, 1),
+                lock(1, 2),
+            ],
+        ),
+        (
+            "nodes",
+            2,
+            vec![
+                Op::Other { what: 4, fid: 0 },
+                Op::Other { what: 3, fid: 0 },
+                Op::Make { what: 2, fid: 0, other: 0, name: 3, target: 0, mode: 0o010644 },
+                walk(1, b"new"),
+                write,
+                make(3, b"newer", b""),
+                Op::Restart {},
+            ],
+        ),
+    ]
+}
+
+fn p9_sequences() -> impl Iterator<Item = Seed> {
+    seeds("p9_sequences", p9_operations().map(|(name, how, ops)| (name, p9::Head { how }, ops)))
+}
+
+fn p9_messages() -> impl Iterator<Item = Seed> {
+    let lie = {
+        let mut bytes = p9::version();
+        bytes[2] = 1;
+        ("lie", [bytes, p9::attach(0)].concat())
+    };
+    let sequences = p9_operations()
+        .map(|(name, _, ops)| (name, ops.into_iter().flat_map(p9::encode).collect()));
+    sequences.into_iter().chain([lie]).map(|(name, bytes)| ("p9_messages", name, bytes))
 }

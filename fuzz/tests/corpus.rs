@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use hyperkit_fuzz::{
-    chipset, dns_dhcp, kernel, net_stream, qcow2, queue, queue_net, queue_vsock, seeds, serial,
+    chipset, dns_dhcp, kernel, net_stream, p9, qcow2, queue, queue_net, queue_vsock, seeds, serial,
     user_frames, user_tcp, virtio_mmio,
 };
 
@@ -45,6 +45,8 @@ fn every_target_survives_its_seeds() {
             "dns_dhcp" => dns_dhcp::run(&bytes),
             "kernel" => kernel::run(&bytes),
             "net_stream" => net_stream::run(&bytes),
+            "p9_messages" => p9::messages(&bytes),
+            "p9_sequences" => p9::sequences(&bytes),
             "qcow2" => qcow2::run(&bytes),
             "queue_blk" => queue::blk(&bytes),
             "queue_console" => queue::console(&bytes),
@@ -72,4 +74,13 @@ fn operations_survive_their_bytes() {
     ];
     let (read, back): (queue::Head, Vec<queue::Op>) = parse(&unparse(&head, &ops));
     assert_eq!((read, &back[..]), (head, &ops[..]));
+}
+
+/// What a program does with a file of a share is done, and not only survived.
+#[test]
+fn the_messages_about_a_file_are_not_refused() {
+    let seeds = seeds::all();
+    let seed = seeds.iter().find(|seed| (seed.0, seed.1) == ("p9_sequences", "a-file"));
+    let replies = p9::replies(&seed.unwrap().2);
+    assert_eq!(replies, [111, 15, 119, 117, 27, 25, 75, 77, 117, 51, 121]);
 }
