@@ -292,12 +292,26 @@ impl Connection {
     /// Bytes that can be sent to the guest. If there are none, the guest is asked, once, how much room it has.
     pub fn room(&mut self) -> usize {
         let left = self.allowance.left();
-        if left > 0 {
-            self.asked = false;
-        } else if !std::mem::replace(&mut self.asked, true) {
-            self.due |= Due::CREDIT_REQUEST;
+        if left == 0 {
+            self.ask();
         }
         left
+    }
+
+    /// What the guest says of its buffer; `None` if it cannot be.
+    pub fn hear_credit(&mut self, size: u32, forwarded: u32) -> Option<()> {
+        let before = self.allowance.left();
+        self.allowance.update(size, forwarded)?;
+        // One that only repeats itself is not asked again and again.
+        self.asked &= self.allowance.left() == before;
+        Some(())
+    }
+
+    /// Asks the guest how much room it has, unless it was asked and has said nothing new since.
+    pub fn ask(&mut self) {
+        if !std::mem::replace(&mut self.asked, true) {
+            self.due |= Due::CREDIT_REQUEST;
+        }
     }
 
     /// Whether the guest is to get anything but data.

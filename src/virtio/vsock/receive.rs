@@ -237,40 +237,42 @@ impl Desk<'_> {
         Ok(conclude(connection, outcome))
     }
 
-    /// Sends a message, or what is left of one, as far as there is room.
+    /// Sends a message, or what is left of one. It stays in the socket until the guest has room for all of it, so that at
+    /// most one connection has a message in here: the one that waits for buffers.
     fn message(&mut self, connection: &mut Connection, room: usize) -> Result<Turn, Error> {
         if connection.message.is_empty() {
             let Some(socket) = connection.socket() else { return Ok(Turn::Done) };
+            let nothing = BufferList::default();
+            let length = socket::receive(socket, nothing.all(), libc::MSG_PEEK | libc::MSG_TRUNC);
+            match length.as_ref().map_or(0, |message| message.len) {
+                0 => return Ok(conclude(connection, length)),
+                // What is larger than the guest's buffer will never fit.
+                len if len > LONGEST_MESSAGE.min(connection.allowance.size() as usize) => {
+                    return Ok(Turn::Broken);
+                }
+                len if len > room => {
+                    connection.ask();
+                    return Ok(Turn::Done);
+                }
+                _ => {}
+            }
             self.scratch.resize(LONGEST_MESSAGE, 0);
             let list = BufferList::from(self.scratch.as_mut_slice());
             let outcome = socket::receive(socket, list.all(), 0);
             let message = match &outcome {
-                Ok(message) if message.cut => return Ok(Turn::Broken),
-                Ok(message) if message.len > 0 => self.scratch.get(..message.len),
-                _ => None,
+                Ok(message) => self.scratch.get(..message.len).unwrap_or_default(),
+                Err(_) => return Ok(conclude(connection, outcome)),
             };
-            let Some(message) = message else { return Ok(conclude(connection, outcome)) };
-            // What is larger than the guest's buffer will never fit.
-            if message.len() > connection.allowance.size() as usize {
-                return Ok(Turn::Broken);
-            }
             connection.message.extend_from_slice(message);
         }
-        let mut room = room;
         while let Some(rest) = connection.message.get(connection.message_sent..)
             && !rest.is_empty()
         {
-            if room == 0 {
-                // Asks for room, once.
-                connection.room();
-                return Ok(Turn::Done);
-            }
             let Some(chain) = self.queue.pop()? else { return Ok(Turn::NoBuffers) };
-            let len = room_of(&chain)?.min(room).min(rest.len());
+            let len = room_of(&chain)?.min(rest.len());
             if let Some(mut data) = chain.writer().split_off(HEADER) {
                 data.write(rest.get(..len).unwrap_or_default());
             }
-            room -= len;
             connection.message_sent += len;
             connection.allowance.send(len);
             let last = connection.message_sent == connection.message.len();

@@ -102,7 +102,7 @@ impl SocketDevice {
             return Err(Broken);
         }
         let (size, forwarded) = (header.buf_alloc.into(), header.fwd_cnt.into());
-        connection.allowance.update(size, forwarded).ok_or(Broken)?;
+        connection.hear_credit(size, forwarded).ok_or(Broken)?;
         match op {
             Op::Response => {
                 connection.answered().ok_or(Broken)?;

@@ -25,6 +25,7 @@ printf 'main: main.o f1.o f2.o f3.o f4.o f5.o f6.o f7.o f8.o\n\tcc -o $@ $^\n' >
 make -s -j2
 ./main
 make -q && echo "up to date"
+git config --global core.pager cat; git config --global color.ui never
 git init -q .; echo '*.o' > .gitignore; echo main >> .gitignore
 git add .; git commit -q -m one
 echo '/* changed */' >> f3.c
