@@ -10,7 +10,7 @@ const LOOK: &str = r#"
     share work
     cd /mnt/work
     stat -c 'host %u:%g' host
-    echo new > new; chmod 4751 new; chown 12:34 new && echo changed
+    echo new > new; chown 12:34 new && echo changed; chmod 4751 new
     stat -c 'new %u:%g %a' new
     mknod node c 1 3 && stat -c 'node %F %t:%T' node
     ln -s somewhere link; readlink link; chown -h 7:8 link && stat -c 'link %u:%g' link
@@ -32,7 +32,7 @@ fn passthrough_is_as_on_the_host() {
     for line in [
         "host 1234:5678",
         "changed\n",
-        "new 12:34 751\n",
+        "new 12:34 4751\n",
         "node character special file 1:3",
         "link 7:8",
     ] {
