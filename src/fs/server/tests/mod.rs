@@ -8,6 +8,7 @@ mod messages;
 mod names;
 #[cfg(target_os = "linux")]
 mod parallel;
+mod random;
 mod session;
 mod xattr;
 
