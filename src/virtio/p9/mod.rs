@@ -3,7 +3,7 @@
 //!
 //! A request is a chain: a message of the 9P protocol to be read, then room for the reply. The device knows no more of
 //! messages than where one ends and which it is; who answers them is behind an [`OpenShare`]: the crate's own server,
-//! for which the device has [threads](pool), or [another process](crate::fs::RelayTo). Requests are answered as they
+//! for which the device has threads, or [another process](crate::fs::RelayTo). Requests are answered as they
 //! end, in any order.
 //!
 //! ```no_run

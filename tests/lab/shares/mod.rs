@@ -5,6 +5,7 @@ mod escapes;
 mod files;
 mod owners;
 mod programs;
+mod relays;
 mod together;
 
 use std::path::Path;

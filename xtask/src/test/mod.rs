@@ -55,6 +55,7 @@ const JUDGES: &[(&str, &str)] = &[
     ("debugfs", "e2fsprogs"),
     ("ip", "iproute2"),
     ("passt", "passt"),
+    ("diod", "diod"),
 ];
 
 /// What was asked for.
