@@ -50,6 +50,7 @@ pub mod arch;
 pub mod boot;
 pub mod bus;
 pub mod console;
+mod count;
 pub mod device;
 pub mod disk;
 pub mod fs;

@@ -1,12 +1,13 @@
 //! What can be done with a card while its machine runs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use virtio_bindings::virtio_net::VIRTIO_NET_S_LINK_UP;
 
 use super::super::ConfigSpace;
 use super::config;
+use crate::count::Count;
 use crate::net::MacAddr;
 use crate::sys::Notifier;
 
@@ -71,20 +72,6 @@ pub struct ReceiveDrops {
     pub malformed: u64,
     /// The host side lost it, most likely because the guest's buffers are too small.
     pub failed: u64,
-}
-
-/// A count that one thread writes and any reads.
-#[derive(Default)]
-pub(super) struct Count(AtomicU64);
-
-impl Count {
-    pub fn add(&self, count: u64) {
-        self.0.store(self.get().wrapping_add(count), Ordering::Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 /// [`Counters`] that are being counted.
