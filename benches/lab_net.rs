@@ -9,22 +9,20 @@
 //! flood, of which counts what arrives: what is left to the receiver of the one processor differs much from run to run,
 //! so read those rates with care. The bursts wait for their end.
 
-use std::collections::BTreeMap;
+#[path = "support/lab.rs"]
+mod lab;
+
 use std::env;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use hyperkit::boot::Kernel;
-use hyperkit::console::{Console, RingBuffer};
-use hyperkit::disk::Disk;
 use hyperkit::net::{Net, Stream};
-use hyperkit::vm::Vm;
+use lab::{Guest, median, rates};
 
 const ROUNDS: usize = 3;
 const MEMORY: u64 = 384 << 20;
@@ -69,9 +67,7 @@ const BY_TAP: Place =
     Place { guest: [10, 9, 7, 2], router: [10, 9, 7, 1], host: [10, 9, 7, 1], mtu: 1500 };
 
 struct Setup {
-    kernel: PathBuf,
-    initrd: PathBuf,
-    tools: PathBuf,
+    guest: Guest,
     /// For sockets.
     dir: PathBuf,
     /// Where messages are answered.
@@ -82,10 +78,10 @@ impl Setup {
     /// What the guest runs: a line `rate JOB N` for each. It has to fit on a command line. What fails is tried again, as
     /// a flood of datagrams may drown the words that iperf3 begins with. In the end eth0 is taken down: Linux's driver
     /// spins for ever if TCP wants to send when the device has been reset to power off.
-    fn cmdline(&self, place: &Place) -> String {
+    fn script(&self, place: &Place) -> String {
         let [guest, router, host] = [place.guest, place.router, place.host].map(Ipv4Addr::from);
         let (mtu, echo, jobs) = (place.mtu, self.echo, IPERF_OPTIONS.join("\n"));
-        let script = format!(
+        format!(
             r#"ip link set eth0 mtu {mtu} up
 ip addr add {guest}/24 dev eth0
 ip route add default via {router}
@@ -117,42 +113,16 @@ END
 tool perl /tmp/p
 ip link set eth0 down
 "#
-        );
-        let run = base64::engine::general_purpose::STANDARD.encode(script);
-        format!("console=ttyS0 quiet panic=-1 reboot=t hk.run={run}")
+        )
     }
 
     fn hyperkit(&self, place: &Place, net: Net) -> String {
-        let log = RingBuffer::new();
-        let kernel = Kernel::linux(&self.kernel).initrd(&self.initrd).cmdline(self.cmdline(place));
-        let vm = Vm::builder()
-            .memory(MEMORY)
-            .kernel(kernel)
-            .serial(Console::ring(log.clone()))
-            .disk(Disk::raw(&self.tools).unwrap().read_only())
-            .net(net);
-        let running = vm.build().unwrap().start().unwrap();
-        let end = running.wait_timeout(PATIENCE);
-        let text = String::from_utf8_lossy(&log.contents()).into_owned();
-        end.unwrap_or_else(|| panic!("the guest does not come to an end:\n{text}")).unwrap();
-        text
+        self.guest.hyperkit(&self.script(place), |vm| vm.net(net), |_| {})
     }
 
     fn qemu(&self, place: &Place, netdev: &str) -> String {
-        let tools =
-            format!("id=tools,file={},format=raw,if=none,readonly=on", self.tools.display());
-        let output = Command::new("qemu-system-x86_64")
-            .args(["-M", "microvm,acpi=on", "-accel", "kvm", "-cpu", "host", "-smp", "1"])
-            .args(["-m", &format!("{}M", MEMORY >> 20), "-nodefaults", "-no-user-config"])
-            .args(["-display", "none", "-no-reboot", "-serial", "stdio"])
-            .args(["-append", &self.cmdline(place)])
-            .args([Path::new("-kernel"), &self.kernel, Path::new("-initrd"), &self.initrd])
-            .args(["-drive", &tools, "-device", "virtio-blk-device,drive=tools"])
-            .args(["-netdev", netdev, "-device", "virtio-net-device,netdev=net"])
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        let device = "virtio-net-device,netdev=net";
+        self.guest.qemu(&self.script(place), &["-netdev", netdev, "-device", device])
     }
 
     /// passt on a socket, and the socket's path.
@@ -240,21 +210,6 @@ fn echo() -> u16 {
     port
 }
 
-/// The rates in a guest's output, by job.
-fn rates(text: &str) -> Vec<f64> {
-    let mut rates = BTreeMap::new();
-    for line in text.lines() {
-        let words: Vec<_> = line.split_whitespace().collect();
-        if let ["rate", job, rate] = words[..]
-            && let (Ok(job), Ok(rate)) = (job.parse::<usize>(), rate.parse())
-        {
-            rates.insert(job, rate);
-        }
-    }
-    assert!(rates.keys().copied().eq(0..JOBS.len()), "not all jobs have ended:\n{text}");
-    rates.into_values().collect()
-}
-
 fn main() {
     if env::var_os("HYPERKIT_LAB").is_none() {
         println!("skipped: needs the lab (cargo xtask bench --lab)");
@@ -271,12 +226,9 @@ fn main() {
             return;
         }
     }
-    let path = |name: &str| PathBuf::from(env::var_os(name).unwrap_or_else(|| panic!("{name}")));
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup {
-        kernel: path("HK_KERNEL"),
-        initrd: path("HK_INITRD"),
-        tools: path("HK_ROOT"),
+        guest: Guest::new("HK_KERNEL", "HK_INITRD", MEMORY, PATIENCE),
         dir: dir.path().to_owned(),
         echo: echo(),
     };
@@ -308,7 +260,7 @@ fn main() {
     let mut all = machines.map(|_| Vec::new());
     for round in 1..=ROUNDS {
         for ((name, machine), all) in machines.iter().zip(&mut all) {
-            let rates = rates(&machine());
+            let rates: [f64; JOBS.len()] = rates(&machine());
             println!("round {round}: {name}: {rates:.1?}");
             all.push(rates);
         }
@@ -318,11 +270,7 @@ fn main() {
     machines.iter().for_each(|(name, _)| print!("{name:>12}"));
     println!("{:>14}{:>12}{:>14}{:>12}", "user/libslirp", "user/passt", "passt/passt", "tap/tap");
     for (at, (job, unit)) in JOBS.iter().enumerate() {
-        let medians = all.each_ref().map(|rounds| {
-            let mut rates: Vec<f64> = rounds.iter().map(|rates| rates[at]).collect();
-            rates.sort_by(f64::total_cmp);
-            rates[rates.len() / 2]
-        });
+        let medians = all.each_ref().map(|rounds| median(rounds, at));
         let [user, slirp, passt, qemu_passt, tap, qemu_tap] = medians;
         print!("{:30}", format!("{job}, {unit}"));
         medians.iter().for_each(|rate| print!("{rate:>12.1}"));

@@ -2,18 +2,17 @@
 //! at, listed and removed, a file read and written in large and small pieces, and `git status` of a tree; the same
 //! kernel and initrd, one processor, a tmpfs of the host, nothing cached in the guest; the machines take turns.
 
+#[path = "support/lab.rs"]
+mod lab;
+
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use base64::Engine as _;
-use hyperkit::boot::Kernel;
-use hyperkit::console::{Console, RingBuffer};
-use hyperkit::disk::Disk;
 use hyperkit::fs::Share;
-use hyperkit::vm::Vm;
+use lab::{Guest, median, rates};
 
 const ROUNDS: usize = 3;
 const MEMORY: u64 = 512 << 20;
@@ -58,54 +57,20 @@ END
 in-tools /dev/vda perl /tmp/p
 "#;
 
-struct Setup {
-    kernel: PathBuf,
-    initrd: PathBuf,
-    tools: PathBuf,
+/// Runs a guest with a share of this folder, and returns what it printed.
+type Machine = fn(&Guest, &Path) -> String;
+
+const BOOTSTRAP: &str = "mkdir /mnt/work; mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 work /mnt/work && \
+                         sh /mnt/work/run";
+
+fn hyperkit(guest: &Guest, dir: &Path) -> String {
+    guest.hyperkit(BOOTSTRAP, |vm| vm.share(Share::new("work", dir)), |_| {})
 }
 
-impl Setup {
-    fn cmdline() -> String {
-        let script = "mkdir /mnt/work; mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 work /mnt/work && \
-                      sh /mnt/work/run";
-        let run = base64::engine::general_purpose::STANDARD.encode(script);
-        format!("console=ttyS0 quiet panic=-1 reboot=t hk.run={run}")
-    }
-
-    fn hyperkit(&self, dir: &Path) -> String {
-        let log = RingBuffer::new();
-        let kernel = Kernel::linux(&self.kernel).initrd(&self.initrd).cmdline(Self::cmdline());
-        let vm = Vm::builder()
-            .memory(MEMORY)
-            .kernel(kernel)
-            .serial(Console::ring(log.clone()))
-            .disk(Disk::raw(&self.tools).unwrap().read_only())
-            .share(Share::new("work", dir));
-        let running = vm.build().unwrap().start().unwrap();
-        let end = running.wait_timeout(PATIENCE);
-        let text = String::from_utf8_lossy(&log.contents()).into_owned();
-        end.unwrap_or_else(|| panic!("the guest does not come to an end:\n{text}")).unwrap();
-        text
-    }
-
-    fn qemu(&self, dir: &Path) -> String {
-        let tools =
-            format!("id=tools,file={},format=raw,if=none,readonly=on", self.tools.display());
-        let folder = format!("local,id=work,path={},security_model=none", dir.display());
-        let output = Command::new("qemu-system-x86_64")
-            .args(["-M", "microvm,acpi=on", "-accel", "kvm", "-cpu", "host", "-smp", "1"])
-            .args(["-m", &format!("{}M", MEMORY >> 20), "-nodefaults", "-no-user-config"])
-            .args(["-display", "none", "-no-reboot", "-serial", "stdio"])
-            .args(["-append", &Self::cmdline()])
-            .args([Path::new("-kernel"), &self.kernel, Path::new("-initrd"), &self.initrd])
-            .args(["-drive", &tools, "-device", "virtio-blk-device,drive=tools"])
-            .args(["-fsdev", &folder, "-device", "virtio-9p-device,fsdev=work,mount_tag=work"])
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
-            + &String::from_utf8_lossy(&output.stderr)
-    }
+fn qemu(guest: &Guest, dir: &Path) -> String {
+    let folder = format!("local,id=work,path={},security_model=none", dir.display());
+    let device = "virtio-9p-device,fsdev=work,mount_tag=work";
+    guest.qemu(BOOTSTRAP, &["-fsdev", &folder, "-device", device])
 }
 
 /// A folder with the script, and a tree in git.
@@ -128,21 +93,6 @@ fn folder() -> tempfile::TempDir {
     dir
 }
 
-/// The rates in a guest's output, by job.
-fn rates(text: &str) -> [f64; JOBS.len()] {
-    let mut rates = [None; JOBS.len()];
-    for line in text.lines() {
-        if let ["rate", job, rate] = line.split_whitespace().collect::<Vec<_>>()[..]
-            && let (Ok(job), Ok(rate)) = (job.parse::<usize>(), rate.parse::<f64>())
-            && let Some(place) = rates.get_mut(job)
-        {
-            *place = Some(rate);
-        }
-    }
-    assert!(text.contains("changed: 0"), "git found changes, or nothing:\n{text}");
-    rates.map(|rate| rate.unwrap_or_else(|| panic!("not all jobs have ended:\n{text}")))
-}
-
 fn main() {
     if env::var_os("HYPERKIT_LAB").is_none() {
         println!("skipped: needs the lab (cargo xtask bench --lab)");
@@ -154,21 +104,15 @@ fn main() {
             return;
         }
     }
-    let path = |name: &str| PathBuf::from(env::var_os(name).unwrap_or_else(|| panic!("{name}")));
     // The cloud kernel has no 9P.
-    let setup = Setup {
-        kernel: path("HK_KERNEL_GENERIC"),
-        initrd: path("HK_INITRD_GENERIC"),
-        tools: path("HK_ROOT"),
-    };
-    let names = ["hyperkit", "QEMU"];
-    let mut all = names.map(|_| Vec::new());
+    let guest = Guest::new("HK_KERNEL_GENERIC", "HK_INITRD_GENERIC", MEMORY, PATIENCE);
+    let machines: [(&str, Machine); 2] = [("hyperkit", hyperkit), ("QEMU", qemu)];
+    let mut all = machines.map(|_| Vec::new());
     for round in 1..=ROUNDS {
-        for (name, all) in names.iter().zip(&mut all) {
-            let dir = folder();
-            let ours = *name == "hyperkit";
-            let text = if ours { setup.hyperkit(dir.path()) } else { setup.qemu(dir.path()) };
-            let rates = rates(&text);
+        for ((name, machine), all) in machines.iter().zip(&mut all) {
+            let text = machine(&guest, folder().path());
+            assert!(text.contains("changed: 0"), "git found changes, or nothing:\n{text}");
+            let rates: [f64; JOBS.len()] = rates(&text);
             println!("round {round}: {name}: {rates:.1?}");
             all.push(rates);
         }
@@ -176,11 +120,7 @@ fn main() {
     println!("\nmedians of {ROUNDS} rounds");
     println!("{:30}{:>12}{:>12}{:>10}", "", "hyperkit", "QEMU", "ratio");
     for (at, (job, unit)) in JOBS.iter().enumerate() {
-        let [ours, qemu] = all.each_ref().map(|rounds| {
-            let mut rates: Vec<f64> = rounds.iter().map(|rates| rates[at]).collect();
-            rates.sort_by(f64::total_cmp);
-            rates[rates.len() / 2]
-        });
+        let [ours, qemu] = all.each_ref().map(|rounds| median(rounds, at));
         let job = format!("{job}, {unit}");
         println!("{job:30}{ours:>12.1}{qemu:>12.1}{:>10.2}", ours / qemu);
     }

@@ -5,20 +5,19 @@
 //! The guests share the lab's only processor with what they talk to, so a rate is one over the processor time that a
 //! byte, a turn or a connection takes in all, on both sides.
 
+#[path = "support/lab.rs"]
+mod lab;
+
 use std::env;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use hyperkit::boot::Kernel;
-use hyperkit::console::{Console, RingBuffer};
-use hyperkit::disk::Disk;
-use hyperkit::vm::Vm;
 use hyperkit::vsock::{Vsock, VsockHandle};
+use lab::{Guest, median, rates};
 use vsock::{VMADDR_CID_ANY, VsockAddr};
 
 const ROUNDS: usize = 3;
@@ -164,74 +163,31 @@ impl Host {
     }
 }
 
-struct Setup {
-    kernel: PathBuf,
-    initrd: PathBuf,
-    tools: PathBuf,
+/// Runs a guest, and returns what it printed.
+type Machine = fn(&Guest) -> String;
+
+/// Takes the script from the host.
+const BOOTSTRAP: &str = "in-tools /dev/vda perl -e \
+    'socket(S,40,1,0);connect(S,pack(\"SSLLx4\",40,0,1,2))||die $!;undef $/;eval <S>;die $@ if $@'";
+
+fn hyperkit(guest: &Guest) -> String {
+    let ended: &'static AtomicBool = Box::leak(Box::default());
+    guest.hyperkit(
+        BOOTSTRAP,
+        |vm| vm.vsock(Vsock::new().cid(CID)),
+        |running| Host::Ours(running.vsock().clone()).serve_all(ended),
+    )
 }
 
-impl Setup {
-    fn cmdline() -> String {
-        let script = "in-tools /dev/vda perl -e 'socket(S,40,1,0);connect(S,pack(\"SSLLx4\",40,0,1,2))||die $!;\
-                      undef $/;eval <S>;die $@ if $@'";
-        let run = base64::engine::general_purpose::STANDARD.encode(script);
-        format!("console=ttyS0 quiet panic=-1 reboot=t hk.run={run}")
-    }
-
-    fn hyperkit(&self) -> String {
-        let log = RingBuffer::new();
-        let kernel = Kernel::linux(&self.kernel).initrd(&self.initrd).cmdline(Self::cmdline());
-        let vm = Vm::builder()
-            .memory(MEMORY)
-            .kernel(kernel)
-            .serial(Console::ring(log.clone()))
-            .disk(Disk::raw(&self.tools).unwrap().read_only())
-            .vsock(Vsock::new().cid(CID));
-        let running = vm.build().unwrap().start().unwrap();
-        let ended: &'static AtomicBool = Box::leak(Box::default());
-        Host::Ours(running.vsock().clone()).serve_all(ended);
-        let end = running.wait_timeout(PATIENCE);
-        let text = String::from_utf8_lossy(&log.contents()).into_owned();
-        end.unwrap_or_else(|| panic!("the guest does not come to an end:\n{text}")).unwrap();
-        text
-    }
-
-    fn qemu(&self) -> String {
-        let ended: &'static AtomicBool = Box::leak(Box::default());
-        Host::Kernel.serve_all(ended);
-        let tools =
-            format!("id=tools,file={},format=raw,if=none,readonly=on", self.tools.display());
-        let output = Command::new("qemu-system-x86_64")
-            .args(["-M", "microvm,acpi=on", "-accel", "kvm", "-cpu", "host", "-smp", "1"])
-            .args(["-m", &format!("{}M", MEMORY >> 20), "-nodefaults", "-no-user-config"])
-            .args(["-display", "none", "-no-reboot", "-serial", "stdio"])
-            .args(["-append", &Self::cmdline()])
-            .args([Path::new("-kernel"), &self.kernel, Path::new("-initrd"), &self.initrd])
-            .args(["-drive", &tools, "-device", "virtio-blk-device,drive=tools"])
-            .args(["-device", &format!("vhost-vsock-device,guest-cid={CID}")])
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        ended.store(true, Ordering::Relaxed);
-        // Until the listeners are gone.
-        thread::sleep(Duration::from_secs(2));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-            + &String::from_utf8_lossy(&output.stderr)
-    }
-}
-
-/// The rates in a guest's output, by job.
-fn rates(text: &str) -> [f64; JOBS.len()] {
-    let mut rates = [None; JOBS.len()];
-    for line in text.lines() {
-        if let ["rate", job, rate] = line.split_whitespace().collect::<Vec<_>>()[..]
-            && let (Ok(job), Ok(rate)) = (job.parse::<usize>(), rate.parse::<f64>())
-            && let Some(place) = rates.get_mut(job)
-        {
-            *place = Some(rate);
-        }
-    }
-    rates.map(|rate| rate.unwrap_or_else(|| panic!("not all jobs have ended:\n{text}")))
+fn qemu(guest: &Guest) -> String {
+    let ended: &'static AtomicBool = Box::leak(Box::default());
+    Host::Kernel.serve_all(ended);
+    let device = format!("vhost-vsock-device,guest-cid={CID}");
+    let text = guest.qemu(BOOTSTRAP, &["-device", &device]);
+    ended.store(true, Ordering::Relaxed);
+    // Until the listeners are gone.
+    thread::sleep(Duration::from_secs(2));
+    text
 }
 
 fn main() {
@@ -249,15 +205,12 @@ fn main() {
         println!("skipped: the lab's kernel has no vhost-vsock");
         return;
     }
-    let path = |name: &str| PathBuf::from(env::var_os(name).unwrap_or_else(|| panic!("{name}")));
-    let setup =
-        Setup { kernel: path("HK_KERNEL"), initrd: path("HK_INITRD"), tools: path("HK_ROOT") };
-    let machines: [(&str, &dyn Fn() -> String); 2] =
-        [("hyperkit", &|| setup.hyperkit()), ("vhost-vsock", &|| setup.qemu())];
+    let guest = Guest::new("HK_KERNEL", "HK_INITRD", MEMORY, PATIENCE);
+    let machines: [(&str, Machine); 2] = [("hyperkit", hyperkit), ("vhost-vsock", qemu)];
     let mut all = machines.map(|_| Vec::new());
     for round in 1..=ROUNDS {
         for ((name, machine), all) in machines.iter().zip(&mut all) {
-            let rates = rates(&machine());
+            let rates: [f64; JOBS.len()] = rates(&machine(&guest));
             println!("round {round}: {name}: {rates:.1?}");
             all.push(rates);
         }
@@ -265,11 +218,7 @@ fn main() {
     println!("\nmedians of {ROUNDS} rounds");
     println!("{:30}{:>12}{:>12}{:>10}", "", "hyperkit", "vhost-vsock", "ratio");
     for (at, (job, unit)) in JOBS.iter().enumerate() {
-        let [ours, kernel] = all.each_ref().map(|rounds| {
-            let mut rates: Vec<f64> = rounds.iter().map(|rates| rates[at]).collect();
-            rates.sort_by(f64::total_cmp);
-            rates[rates.len() / 2]
-        });
+        let [ours, kernel] = all.each_ref().map(|rounds| median(rounds, at));
         let job = format!("{job}, {unit}");
         println!("{job:30}{ours:>12.1}{kernel:>12.1}{:>10.2}", ours / kernel);
     }
