@@ -1,0 +1,7 @@
+//! The arm64 machine: where things are, how a processor starts, and what its exits mean.
+//!
+//! All of it is plain logic on every host: an accelerator passes in what it learned from a processor, and does what
+//! it is told.
+
+pub mod layout;
+pub mod state;
