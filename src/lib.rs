@@ -56,6 +56,7 @@ pub mod disk;
 pub mod fs;
 pub mod memory;
 pub mod net;
+mod pace;
 #[cfg(test)]
 mod random;
 pub mod sys;

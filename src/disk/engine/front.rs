@@ -7,7 +7,6 @@
 
 use std::io;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
 
 use super::super::error::Error;
 #[cfg(feature = "qcow2")]
@@ -17,6 +16,7 @@ use super::super::spec::Target;
 use super::pool::{Pool, carry_out_safely};
 use super::{Done, Engine, Op, Request, Runner};
 use crate::memory::Buffers;
+use crate::pace::Pace;
 use crate::sys::Notifier;
 use crate::sys::file::{self, Flush};
 
@@ -30,7 +30,7 @@ const THREADS: usize = 16;
 pub(crate) struct Front<T> {
     target: Target,
     runner: Box<dyn Runner<T>>,
-    pace: Pace,
+    moves: Moves,
 }
 
 impl<T: Send + 'static> Front<T> {
@@ -40,7 +40,7 @@ impl<T: Send + 'static> Front<T> {
         Ok(Self {
             target: target.clone(),
             runner: runner(target, engine, notifier)?,
-            pace: Pace::default(),
+            moves: Moves::default(),
         })
     }
 
@@ -104,7 +104,7 @@ impl<T: Send + 'static> Front<T> {
             },
             Target::Backend(_) => return None,
         };
-        match self.pace.transfer(file, at, writing, buffers, total)? {
+        match self.moves.transfer(file, at, writing, buffers, total)? {
             // The runner finds out what that means.
             Ok(0) => None,
             Ok(count) if count >= total => Some(Ok(())),
@@ -163,31 +163,21 @@ fn ring<T>(
     (engine == Engine::IoUring).then(|| Err(io::ErrorKind::Unsupported.into()))
 }
 
-/// What is worth being done at once, by how long it takes at the moment.
+/// What is done at once.
 #[derive(Debug)]
-struct Pace {
+struct Moves {
     /// The host can read without waiting.
     reads_now: bool,
-    /// Nothing is done at once before then.
-    closed: Option<Instant>,
-    penalty: Duration,
+    pace: Pace,
 }
 
-impl Default for Pace {
+impl Default for Moves {
     fn default() -> Self {
-        Self { reads_now: true, closed: None, penalty: Self::SHORTEST }
+        Self { reads_now: true, pace: Pace::default() }
     }
 }
 
-impl Pace {
-    /// A call that took longer has waited for something.
-    const LONG: Duration = Duration::from_micros(500);
-    /// What copying a byte may take on a slow host.
-    const PER_BYTE: Duration = Duration::from_nanos(4);
-    /// How long to stay away after a call that took long; each one in a row doubles it.
-    const SHORTEST: Duration = Duration::from_millis(5);
-    const LONGEST: Duration = Duration::from_secs(1);
-
+impl Moves {
     /// Reads or writes once, maybe less than the `total` bytes of `buffers`; `None` if that would take time.
     fn transfer(
         &mut self,
@@ -210,20 +200,11 @@ impl Pace {
         self.keep(total, || file.read_once(offset, buffers))
     }
 
-    /// Makes a call on `bytes` bytes and takes its time; `None` if this is no time for it.
+    /// Makes a call on `bytes` bytes, which most likely takes no time; `None` if this is no time for it.
     fn keep<R>(&mut self, bytes: usize, call: impl FnOnce() -> R) -> Option<R> {
-        let start = Instant::now();
-        if self.closed.is_some_and(|until| start < until) {
-            return None;
-        }
+        let start = self.pace.start()?;
         let done = call();
-        let end = Instant::now();
-        if end - start > Self::LONG + Self::PER_BYTE * u32::try_from(bytes).unwrap_or(u32::MAX) {
-            self.closed = Some(end + self.penalty);
-            self.penalty = (self.penalty * 2).min(Self::LONGEST);
-        } else if self.closed.take().is_some() {
-            self.penalty = Self::SHORTEST;
-        }
+        self.pace.end(start, bytes);
         Some(done)
     }
 }
