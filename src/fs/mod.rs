@@ -36,3 +36,6 @@ pub(crate) use relay::Relay;
 pub(crate) use server::{Scratch, Server};
 pub use spec::{RelayTo, Share};
 pub use tree::Owner;
+pub(crate) use tree::Wait;
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) use tree::testing;

@@ -24,9 +24,16 @@ mod valid {
 /// What Linux's statfs says of 9P file systems (V9FS_MAGIC).
 const MAGIC: u32 = 0x0102_1997;
 
+/// Whether Tsetattr with these bits changes a file's size.
+pub(super) fn changes_size(bits: u32) -> bool {
+    bits & valid::SIZE != 0
+}
+
 impl Call<'_, '_> {
     pub fn getattr(&self, fid: u32, out: &mut Reply<'_>) -> Result<(), Errno> {
-        let known = self.file(fid)?.node.attributes()?;
+        let fid = self.file(fid)?;
+        self.check_known(&fid.node)?;
+        let known = fid.node.attributes()?;
         out.u64(KNOWN).qid(known.qid.kind, known.qid.version, known.qid.path);
         out.u32(known.mode).u32(known.uid).u32(known.gid);
         out.u64(known.links).u64(known.device).u64(known.size);

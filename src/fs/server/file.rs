@@ -19,7 +19,7 @@ const LINUX_HEADER: usize = 24;
 impl Call<'_, '_> {
     pub fn lopen(&self, fid: u32, flags: u32, out: &mut Reply<'_>) -> Result<(), Errno> {
         let found = self.found(fid)?;
-        let file = found.node.open(flags)?;
+        let file = self.in_time(found.node.open_within(flags, self.wait))?;
         put_qid(out, &found.node);
         out.u32(self.unit());
         self.server.fids.replace(self.epoch, fid, &found, found.with(State::Open(file)))
@@ -35,7 +35,9 @@ impl Call<'_, '_> {
         out: &mut Reply<'_>,
     ) -> Result<(), Errno> {
         let dir = self.found(fid)?;
-        let (node, file) = dir.node.create(name, flags, mode, dir.uid, owner(gid)?)?;
+        let owner = (dir.uid, owner(gid)?);
+        let made = dir.node.create_within(name, flags, mode, owner, self.wait);
+        let (node, file) = self.in_time(made)?;
         put_qid(out, &node);
         out.u32(self.unit());
         let (place, state) = (Place::new(&dir.node, name), State::Open(file));
@@ -65,9 +67,13 @@ impl Call<'_, '_> {
     ) -> Result<usize, Errno> {
         let fid = self.fid(fid)?;
         let count = (count as usize).min(self.most - READ_HEADER);
+        self.check_count(count)?;
         let read = match &fid.state {
             State::Open(file) => {
-                self.with_data(self.reply, READ_HEADER, count, |data| file.read_at(data, offset))?
+                let wait = self.wait;
+                let read = |data: Buffers<'_>| file.read_within(data, offset, wait);
+                let read = self.with_data(self.reply, READ_HEADER, count, read);
+                self.in_time(read)?
             }
             State::Value(value) => {
                 let rest = value.rest(offset);
@@ -90,10 +96,15 @@ impl Call<'_, '_> {
         if count > self.size - WRITE_HEADER {
             return Err(Errno::PROTO);
         }
+        self.check_count(count)?;
         let fid = self.fid(fid)?;
         let written = match &fid.state {
-            State::Open(file) => self
-                .with_data(self.request, WRITE_HEADER, count, |data| file.write_at(data, offset))?,
+            State::Open(file) => {
+                self.check(!file.writes_through())?;
+                self.with_data(self.request, WRITE_HEADER, count, |data| {
+                    file.write_at(data, offset)
+                })?
+            }
             State::NewValue(value) => {
                 let mut value = lock(value);
                 self.with_data(self.request, WRITE_HEADER, count, |data| value.write(data, offset))?

@@ -16,6 +16,7 @@ mod fids;
 mod file;
 mod lock;
 mod names;
+mod now;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -24,13 +25,14 @@ mod xattr;
 use std::io;
 use std::sync::Arc;
 
-use super::tree::{Node, Tree, linux_errno};
+use super::tree::{Node, Tree, Wait, linux_errno};
 use super::wire::{
     ERROR_LEN, Errno, HEADER, Header, Kind, MOST_BYTES, NO_TAG, Reply, Request, WRITE_HEADER,
     rlerror,
 };
 use crate::memory::{BufferList, Buffers};
 use fids::{Fid, Fids};
+use now::LATER;
 use xattr::Budget;
 
 /// What is no user and no group: to chown it says that there is to be no change, and in Tattach, where it is P9_NONUNAME,
@@ -70,11 +72,19 @@ impl Server {
     /// that is. What cannot be understood, or whose answer finds no room, is answered with Rlerror; 0 if there is not
     /// even room for that.
     ///
-    /// Takes as long as the host's file system does, so it is called by several threads at once. Tflush does not come
-    /// here: whoever runs the threads answers it after the message that it names.
-    pub fn serve(&self, request: Buffers<'_>, reply: Buffers<'_>, scratch: &mut Scratch) -> usize {
+    /// Takes as long as the host's file system does, so it is called by several threads at once. Who cannot wait so
+    /// long says so by `wait`, and gets nothing where it would take longer; then nothing has been done.
+    ///
+    /// Tflush does not come here: whoever runs the threads answers it after the message that it names.
+    pub fn serve(
+        &self,
+        request: Buffers<'_>,
+        reply: Buffers<'_>,
+        scratch: &mut Scratch,
+        wait: Wait,
+    ) -> Option<usize> {
         if reply.total() < ERROR_LEN {
-            return 0;
+            return Some(0);
         }
         // Up to the data of Twrite, if that is what it is.
         let mut start = [0; WRITE_HEADER];
@@ -83,11 +93,15 @@ impl Server {
             Some(header) if len >= HEADER => {
                 let header = Header::decode(*header);
                 let body = start.get(HEADER..len).unwrap_or_default();
-                (header.tag, self.answer(header, body, request, reply, scratch))
+                (header.tag, self.answer(header, body, (request, reply), scratch, wait))
             }
             _ => (NO_TAG, Err(Errno::PROTO)),
         };
-        answer.unwrap_or_else(|errno| reply.fill_from(&rlerror(tag, errno.0)))
+        match answer {
+            Ok(len) => Some(len),
+            Err(LATER) => None,
+            Err(errno) => Some(reply.fill_from(&rlerror(tag, errno.0))),
+        }
     }
 
     /// `start`: what is behind the header, as far as it goes in front of Twrite's data.
@@ -95,9 +109,9 @@ impl Server {
         &self,
         header: Header,
         start: &[u8],
-        request: Buffers<'_>,
-        reply: Buffers<'_>,
+        (request, reply): (Buffers<'_>, Buffers<'_>),
         Scratch { request: copy, reply: room, list }: &mut Scratch,
+        wait: Wait,
     ) -> Result<usize, Errno> {
         let session = self.fids.session();
         let size = header.size as usize;
@@ -127,11 +141,14 @@ impl Server {
             copy.as_slice()
         };
         let message = Request::decode(header.kind, body)?;
+        if wait < now::least(&message) {
+            return Err(LATER);
+        }
         if message.reply_len() > most {
             return Err(Errno::MSGSIZE);
         }
-        let mut call =
-            Call { server: self, epoch: session.epoch, size, most, request, reply, list };
+        let epoch = session.epoch;
+        let mut call = Call { server: self, epoch, size, most, request, reply, list, wait };
         let mut answer = Reply::new(room, header);
         let data = call.answer(message, &mut answer)?;
         let answer = answer.finish(data, most).ok_or(Errno::MSGSIZE)?;
@@ -157,6 +174,8 @@ struct Call<'s, 'b> {
     request: Buffers<'b>,
     reply: Buffers<'b>,
     list: &'s mut BufferList<'static>,
+    /// How long the answer may take.
+    wait: Wait,
 }
 
 impl Call<'_, '_> {
@@ -207,7 +226,9 @@ impl Call<'_, '_> {
 
     /// What `fid` stands for.
     fn fid(&self, fid: u32) -> Result<Arc<Fid>, Errno> {
-        self.server.fids.get(self.epoch, fid)
+        let fid = self.server.fids.get(self.epoch, fid)?;
+        self.check_brief(&fid.node)?;
+        Ok(fid)
     }
 
     /// What `fid` stands for, unless that is an extended attribute.

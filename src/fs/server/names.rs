@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::fids::Place;
 use super::{Call, owner, put_qid};
-use crate::fs::tree::{Node, Qid};
+use crate::fs::tree::{Node, Qid, Wait};
 use crate::fs::wire::{Errno, Reply};
 
 /// Tunlinkat's flag for a folder (AT_REMOVEDIR).
@@ -57,7 +57,10 @@ impl Call<'_, '_> {
     }
 
     pub fn readlink(&self, fid: u32, out: &mut Reply<'_>) -> Result<(), Errno> {
-        out.string(&self.file(fid)?.node.readlink()?);
+        let fid = self.file(fid)?;
+        // Where a link is kept in a file, that has to be opened.
+        self.check(!fid.node.can_have_record())?;
+        out.string(&fid.node.readlink()?);
         Ok(())
     }
 
@@ -113,5 +116,9 @@ impl Call<'_, '_> {
 
 /// The name may have become another file's, on the host or by another guest: that is not the one which is meant.
 fn check_is_at(node: &Node, dir: &Node, name: &[u8]) -> Result<(), Errno> {
-    if dir.walk(name)?.qid().path == node.qid().path { Ok(()) } else { Err(Errno::NOENT) }
+    if dir.find(name, Wait::Long)?.qid().path == node.qid().path {
+        Ok(())
+    } else {
+        Err(Errno::NOENT)
+    }
 }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::fids::{Fid, Place, State, lock};
+use super::now::LATER;
 use super::{Call, NO_ID, put_qid};
 use crate::fs::tree::{Node, Qid};
 use crate::fs::wire::{Errno, HEADER, NO_FID, Names, Reply};
@@ -46,7 +47,7 @@ impl Call<'_, '_> {
         self.server.fids.check_free(self.epoch, fid)?;
         let (mut node, mut place) = (self.server.root.clone(), None);
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-            (node, place) = step(&node, place, name)?;
+            (node, place) = self.step(&node, place, name)?;
         }
         put_qid(out, &node);
         // Whoever is not known is root: Linux attaches itself like that to ask what everybody may.
@@ -71,10 +72,10 @@ impl Call<'_, '_> {
         let mut found = 0_u16;
         out.u16(found);
         for name in names.iter() {
-            match step(&node, place, name) {
+            match self.step(&node, place, name) {
                 Ok(next) => (node, place) = next,
                 // Where the first name leads nowhere, so does the walk; later it is told how far it went.
-                Err(errno) if found == 0 => return Err(errno),
+                Err(errno) if found == 0 || errno == LATER => return Err(errno),
                 Err(_) => return Ok(()),
             }
             put_qid(out, &node);
@@ -89,8 +90,25 @@ impl Call<'_, '_> {
         }
     }
 
+    /// Goes from `node` at `place` to what it has by the name.
+    fn step(
+        &self,
+        node: &Arc<Node>,
+        place: Option<Arc<Mutex<Place>>>,
+        name: &[u8],
+    ) -> Result<Found, Errno> {
+        if name == b"." && node.qid().kind == Qid::DIRECTORY {
+            return Ok((node.clone(), place));
+        }
+        self.check_brief(node)?;
+        self.check_known(node)?;
+        let found = Arc::new(self.in_time(node.find(name, self.wait))?);
+        Ok((found, if name == b".." { None } else { Place::new(node, name) }))
+    }
+
     /// The number is free afterwards, whatever else goes wrong.
     pub fn clunk(&self, fid: u32) -> Result<(), Errno> {
+        self.check_end(fid)?;
         let fid = self.server.fids.remove(self.epoch, fid)?;
         match &fid.state {
             State::NewValue(value) => lock(value).store(&fid.node),
@@ -99,16 +117,8 @@ impl Call<'_, '_> {
     }
 }
 
+/// A file, and where it was found.
 type Found = (Arc<Node>, Option<Arc<Mutex<Place>>>);
-
-/// Goes from `node` at `place` to what it has by the name.
-fn step(node: &Arc<Node>, place: Option<Arc<Mutex<Place>>>, name: &[u8]) -> Result<Found, Errno> {
-    match name {
-        b"." if node.qid().kind == Qid::DIRECTORY => Ok((node.clone(), place)),
-        b".." => Ok((Arc::new(node.walk(name)?), None)),
-        _ => Ok((Arc::new(node.walk(name)?), Place::new(node, name))),
-    }
-}
 
 /// A user's name that is a number.
 fn number(name: &[u8]) -> Option<u32> {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::OFlags;
@@ -24,7 +25,7 @@ impl Flags {
     const WRITE_ONLY: u32 = 0o1;
     const READ_WRITE: u32 = 0o2;
     const ACCESS: u32 = 0o3;
-    const EXCLUSIVE: u32 = 0o200;
+    pub const EXCLUSIVE: u32 = 0o200;
     const TRUNCATE: u32 = 0o1000;
     const APPEND: u32 = 0o2000;
     const DATA_SYNC: u32 = 0o10_000;
@@ -53,12 +54,16 @@ impl Flags {
 
     /// Whether opening a file with these changes it, or makes that possible.
     pub fn writes(self) -> bool {
-        self.can_write() || self.has(Self::TRUNCATE)
+        self.can_write() || self.truncates()
     }
 
     /// Whether a file is to be made, and none opened.
     pub fn must_be_new(self) -> bool {
         self.has(Self::EXCLUSIVE)
+    }
+
+    pub fn truncates(self) -> bool {
+        self.has(Self::TRUNCATE)
     }
 
     pub fn folder_only(self) -> bool {
@@ -93,6 +98,8 @@ pub(in crate::fs) struct OpenFile {
     file: File,
     flags: Flags,
     id: FileId,
+    /// Reading can be told not to wait, as far as is known.
+    reads_now: AtomicBool,
     reader: Reader,
     /// What is locked by way of it.
     held: Mutex<Held>,
@@ -106,6 +113,7 @@ impl OpenFile {
             file,
             flags,
             id: node.id,
+            reads_now: AtomicBool::new(true),
             reader: Reader::default(),
             held: Mutex::default(),
         }
@@ -127,8 +135,17 @@ impl OpenFile {
         &self.held
     }
 
+    pub(super) fn reads_now(&self) -> &AtomicBool {
+        &self.reads_now
+    }
+
     pub(super) fn can_write(&self) -> bool {
         self.flags.can_write()
+    }
+
+    /// Whether what is written goes to the disk before it counts as written.
+    pub fn writes_through(&self) -> bool {
+        self.flags.has(Flags::SYNC | Flags::DATA_SYNC)
     }
 
     /// Reads once, maybe less than there is room for; nothing at the end.
@@ -199,7 +216,7 @@ impl Drop for OpenFile {
     }
 }
 
-fn position(offset: u64) -> io::Result<i64> {
+pub(super) fn position(offset: u64) -> io::Result<i64> {
     i64::try_from(offset).map_err(|_| Errno::INVAL.into())
 }
 

@@ -14,18 +14,34 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, StatVfs, Timestamps, Uid,
-    XattrFlags,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, StatVfs, StatxFlags, Timestamps,
+    Uid, XattrFlags,
 };
 use rustix::io::Errno;
 
-use super::Time;
 use super::identity::{Facts, FileId};
+use super::{Time, Wait};
 
 /// What every descriptor here is opened with.
 const BY_INODE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const NO_LINKS: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS);
 const BENEATH: ResolveFlags = NO_LINKS.union(ResolveFlags::BENEATH);
+const HERE: ResolveFlags = BENEATH.union(ResolveFlags::NO_XDEV);
+const IN_MEMORY: ResolveFlags = HERE.union(ResolveFlags::CACHED);
+
+/// The kinds of file systems that are local, as the kernel numbers them: ext2 to ext4, XFS, Btrfs, Bcachefs, F2FS, ZFS,
+/// tmpfs, ramfs and overlayfs.
+const LOCAL: [u32; 9] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0xca45_1a4e,
+    0xf2f5_2010,
+    0x2fc1_2fc1,
+    0x0102_1994,
+    0x8584_58f6,
+    0x794c_7630,
+];
 
 /// A file of the host, whatever becomes of its name.
 #[derive(Debug)]
@@ -38,6 +54,8 @@ pub(super) struct Handle {
 /// Which system call looks up names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lookup {
+    /// openat2, which can also look only at what is in memory (Linux 5.12).
+    Cached,
     Openat2,
     Openat,
 }
@@ -46,9 +64,10 @@ impl Lookup {
     /// The one that there is for `root`. An older kernel knows no openat2 (ENOSYS), and what container runtimes do
     /// not know they forbid (EPERM).
     fn of(root: &File) -> Self {
-        match Self::Openat2.open(root, b".", BY_INODE, BENEATH) {
+        match Self::Cached.open(root, b".", BY_INODE, IN_MEMORY) {
             Err(Errno::NOSYS | Errno::PERM) => Self::Openat,
-            _ => Self::Openat2,
+            Err(Errno::INVAL) => Self::Openat2,
+            _ => Self::Cached,
         }
     }
 
@@ -61,7 +80,9 @@ impl Lookup {
         resolve: ResolveFlags,
     ) -> rustix::io::Result<File> {
         let fd = match self {
-            Self::Openat2 => rustix::fs::openat2(folder, name, flags, Mode::empty(), resolve)?,
+            Self::Cached | Self::Openat2 => {
+                rustix::fs::openat2(folder, name, flags, Mode::empty(), resolve)?
+            }
             Self::Openat => rustix::fs::openat(folder, name, flags, Mode::empty())?,
         };
         Ok(fd.into())
@@ -121,27 +142,59 @@ impl Handle {
         Ok(Self { file: self.file.try_clone()?, lookup: self.lookup })
     }
 
-    /// What has the name, one component and not `..`, in this folder.
-    pub fn child(&self, name: &[u8]) -> io::Result<Self> {
-        let leads_out = || name == b".." || name.contains(&b'/');
-        if self.lookup == Lookup::Openat && leads_out() {
+    /// What has the name, one component and not `..`, in this folder. WouldBlock if that may take longer than `wait`,
+    /// as it may for whatever is on another file system.
+    pub fn child(&self, name: &[u8], wait: Wait) -> io::Result<Self> {
+        let openat = self.lookup == Lookup::Openat;
+        if openat && (name == b".." || name.contains(&b'/')) {
             return Err(Errno::XDEV.into());
         }
-        self.look_up(name, BY_INODE, BENEATH)
+        let resolve = match wait {
+            Wait::No if self.lookup != Lookup::Cached => return Err(Errno::WOULDBLOCK.into()),
+            Wait::No => IN_MEMORY,
+            Wait::Brief => HERE,
+            Wait::Long => BENEATH,
+        };
+        match self.look_up(name, BY_INODE, resolve) {
+            Ok(found) if openat && wait == Wait::Brief && found.device()? != self.device()? => {
+                Err(Errno::WOULDBLOCK.into())
+            }
+            Err(Errno::XDEV) if wait != Wait::Long => Err(Errno::WOULDBLOCK.into()),
+            found => Ok(found?),
+        }
+    }
+
+    /// The device that it is on, as far as that is known without asking anybody.
+    fn device(&self) -> io::Result<(u32, u32)> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let known = rustix::fs::statx(&self.file, c"", flags, StatxFlags::empty())?;
+        Ok((known.stx_dev_major, known.stx_dev_minor))
     }
 
     /// The folder that this folder is in, wherever that is.
     pub fn parent(&self) -> io::Result<Self> {
-        self.look_up(b"..", BY_INODE | OFlags::DIRECTORY, NO_LINKS)
+        Ok(self.look_up(b"..", BY_INODE | OFlags::DIRECTORY, NO_LINKS)?)
     }
 
-    fn look_up(&self, name: &[u8], flags: OFlags, resolve: ResolveFlags) -> io::Result<Self> {
+    fn look_up(
+        &self,
+        name: &[u8],
+        flags: OFlags,
+        resolve: ResolveFlags,
+    ) -> rustix::io::Result<Self> {
         let file = self.lookup.open(&self.file, name, flags, resolve)?;
         Ok(Self { file, lookup: self.lookup })
     }
 
     pub fn facts(&self) -> io::Result<Facts> {
         Ok(facts_of(&rustix::fs::fstat(&self.file)?))
+    }
+
+    /// Whether it is on a file system of a kind that is this host's own affair, and that it has in memory what has been
+    /// used lately.
+    pub fn is_local(&self) -> io::Result<bool> {
+        let kind = rustix::fs::fstatfs(&self.file)?.f_type;
+        Ok(LOCAL.contains(&(kind as u32)))
     }
 
     pub fn statvfs(&self) -> io::Result<StatVfs> {

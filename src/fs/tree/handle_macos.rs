@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Stat, StatVfs, Timestamps, Uid
 use rustix::io::Errno;
 
 use super::identity::{Facts, FileId};
-use super::{Time, kind};
+use super::{Time, Wait, kind};
 
 /// What everything here is opened with.
 const PLAINLY: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
@@ -61,7 +61,7 @@ impl Handle {
 
     /// That of a file that has just been made in `folder`.
     pub fn of_new(file: &File, folder: &Self, name: &[u8]) -> io::Result<Self> {
-        let found = folder.child(name)?;
+        let found = folder.child(name, Wait::Long)?;
         let new = facts_of(&rustix::fs::fstat(file)?);
         if found.facts()?.id == new.id { Ok(found) } else { Err(Errno::STALE.into()) }
     }
@@ -75,8 +75,12 @@ impl Handle {
         })
     }
 
-    /// What has the name, one component and not `..`, in this folder.
-    pub fn child(&self, name: &[u8]) -> io::Result<Self> {
+    /// What has the name, one component and not `..`, in this folder. WouldBlock if it may not wait at all: no call
+    /// here keeps to that.
+    pub fn child(&self, name: &[u8], wait: Wait) -> io::Result<Self> {
+        if wait == Wait::No {
+            return Err(Errno::WOULDBLOCK.into());
+        }
         let folder = self.folder()?;
         let seen = facts_of(&rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?);
         if matches!(seen.kind(), kind::FILE | kind::DIRECTORY) {
@@ -113,6 +117,12 @@ impl Handle {
                 }
             }
         }
+    }
+
+    /// Whether it is on a disk of this host.
+    pub fn is_local(&self) -> io::Result<bool> {
+        let (Self::Open(file) | Self::Named { folder: file, .. }) = self;
+        Ok(rustix::fs::fstatfs(file)?.f_flags & libc::MNT_LOCAL as u32 != 0)
     }
 
     pub fn statvfs(&self) -> io::Result<StatVfs> {

@@ -11,7 +11,7 @@ use super::handle::Handle;
 use super::node::LONGEST_LINK;
 use super::owner::Rule;
 use super::record::Record;
-use super::{Node, OpenFile, kind, new_name};
+use super::{Node, OpenFile, Wait, kind, new_name};
 
 /// How often a file is looked for that is there when it should be made, and gone when it should be opened.
 const ATTEMPTS: usize = 16;
@@ -51,7 +51,7 @@ impl Node {
                 Err(Errno::EXIST) if !wanted.must_be_new() => {}
                 Err(error) => return Err(error.into()),
             }
-            match self.child(name) {
+            match self.child(name, Wait::Long) {
                 Ok(node) => return node.open(flags).map(|file| (node, file)),
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {}
                 Err(error) => return Err(error),
@@ -163,7 +163,7 @@ impl Node {
 
     /// What has just been made, unless somebody was quicker and put something else in its place.
     fn made(&self, name: &[u8], new: New) -> io::Result<Self> {
-        let node = self.child(name)?;
+        let node = self.child(name, Wait::Long)?;
         if node.host_kind == new.mode & kind::MASK { Ok(node) } else { Err(Errno::STALE.into()) }
     }
 

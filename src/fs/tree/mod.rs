@@ -24,6 +24,7 @@ mod identity;
 mod lock;
 mod make;
 mod node;
+mod now;
 mod owner;
 mod record;
 mod types;
@@ -52,7 +53,7 @@ mod handle;
 
 #[cfg(all(test, target_os = "linux"))]
 #[path = "testing_linux.rs"]
-pub(in crate::fs) mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -72,6 +73,7 @@ use owner::Rule;
 pub(in crate::fs) use file::OpenFile;
 pub(in crate::fs) use node::Node;
 pub use owner::Owner;
+pub(crate) use types::Wait;
 pub(in crate::fs) use types::{
     Attributes, Entry, HeldLock, LockKind, LockRequest, LockStatus, Qid, SetAttributes, SetTime,
     StatFs, Time,
@@ -101,6 +103,8 @@ pub(in crate::fs) struct Tree(Arc<Shared>);
 struct Shared {
     root: Handle,
     root_id: FileId,
+    /// It is on a file system that answers from memory whatever it can.
+    local: bool,
     read_only: bool,
     rule: Rule,
     /// The host user.
@@ -129,6 +133,7 @@ impl Tree {
             }
         }
         Ok(Self(Arc::new(Shared {
+            local: root.is_local()?,
             root,
             root_id,
             read_only,

@@ -12,7 +12,7 @@ use super::handle::{self, Handle};
 use super::identity::{Facts, FileId};
 use super::owner::Rule;
 use super::record::{self, Record};
-use super::{Attributes, LONGEST_NAME, OpenFile, Qid, Shared, StatFs, Time, kind, new_name};
+use super::{Attributes, LONGEST_NAME, OpenFile, Qid, Shared, StatFs, Time, Wait, kind, new_name};
 use crate::sys::file::is_unsupported;
 
 /// Most folders that are gone through on the way from one to the root.
@@ -66,22 +66,25 @@ impl Node {
         self.qid
     }
 
-    /// What is there by the name: one component, `.` and `..` included. `..` of the root is the root.
-    pub fn walk(&self, name: &[u8]) -> io::Result<Self> {
+    /// What is there by the name: one component, `.` and `..` included. `..` of the root is the root. WouldBlock if
+    /// it may take longer than `wait` to find that out.
+    pub fn find(&self, name: &[u8], wait: Wait) -> io::Result<Self> {
         if self.kind != kind::DIRECTORY {
             return Err(Errno::NOTDIR.into());
         }
         self.tree.has_room()?;
         match name {
             b"." => Self::new(&self.tree, self.handle.duplicate()?),
+            // Who knows where that is by now.
+            b".." if wait != Wait::Long => Err(Errno::WOULDBLOCK.into()),
             b".." => self.parent(),
-            _ => self.child(new_name(name)?),
+            _ => self.child(new_name(name)?, wait),
         }
     }
 
     /// What is there by a name that has been looked at.
-    pub(super) fn child(&self, name: &[u8]) -> io::Result<Self> {
-        Self::new(&self.tree, self.handle.child(name)?)
+    pub(super) fn child(&self, name: &[u8], wait: Wait) -> io::Result<Self> {
+        Self::new(&self.tree, self.handle.child(name, wait)?)
     }
 
     fn parent(&self) -> io::Result<Self> {
@@ -163,7 +166,7 @@ impl Node {
     }
 
     /// Whether owner and mode are kept beside it.
-    pub(super) fn can_have_record(&self) -> bool {
+    pub fn can_have_record(&self) -> bool {
         self.tree.rule == Rule::Mapped && matches!(self.host_kind, kind::FILE | kind::DIRECTORY)
     }
 
@@ -206,7 +209,11 @@ impl Node {
 
     /// Opens it, with the flags of Tlopen. ENXIO for what is neither a plain file nor a folder.
     pub fn open(&self, flags: u32) -> io::Result<OpenFile> {
-        let flags = Flags::new(flags)?;
+        self.open_with(Flags::new(flags)?, OFlags::empty())
+    }
+
+    /// Opens it with some flags of the host's besides.
+    pub(super) fn open_with(&self, flags: Flags, besides: OFlags) -> io::Result<OpenFile> {
         self.tree.has_room()?;
         if flags.writes() {
             self.tree.writable()?;
@@ -218,7 +225,7 @@ impl Node {
             kind::LINK => return Err(Errno::LOOP.into()),
             _ => return Err(Errno::NXIO.into()),
         }
-        Ok(OpenFile::new(self, self.handle.open(flags.host())?, flags))
+        Ok(OpenFile::new(self, self.handle.open(flags.host() | besides)?, flags))
     }
 
     /// The file system that it is on.

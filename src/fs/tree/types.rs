@@ -1,5 +1,16 @@
 //! What the tree says of files, and is told to change: in the terms of 9P2000.L, whatever the host is.
 
+/// How long something may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Wait {
+    /// No longer than a look at what the host has in memory: it waits for no disk, nor for who waits for one.
+    No,
+    /// Most likely not longer than that.
+    Brief,
+    /// As long as it takes.
+    Long,
+}
+
 /// What a file is, as 9P identifies it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::fs) struct Qid {

@@ -1,5 +1,10 @@
 //! Messages for the crate's own server, and the Tflush among them.
 //!
+//! To hand a message to a thread and its answer back costs several times what most answers take. So each is tried on
+//! the device's own thread, in a way that gives up rather than to wait for a disk. What only most likely takes no time
+//! is tried there as well, but not while other messages are under way: to make a file can take as long as the fsync
+//! beside it. It is timed, and if one takes long the next ones go to the threads for a while.
+//!
 //! Tflush (flush(5)) asks that an earlier request be forgotten. It is answered when there is nothing left of that: a
 //! request that no thread has begun with is given back without a reply, "as though it had never been sent"; one that a
 //! thread is at is answered as it ends, and Tflush after it. A Tflush can be named by another one.
@@ -14,8 +19,9 @@ use mio::Interest;
 use vm_memory::VolatileSlice;
 
 use super::pool::{Job, Pool, Serve};
-use crate::fs::{Answer, Header, TFLUSH, flushed_tag};
+use crate::fs::{Answer, Header, Scratch, TFLUSH, Wait, flushed_tag};
 use crate::memory::BufferList;
+use crate::pace::Pace;
 use crate::sys::Notifier;
 use crate::virtio::{Chain, Sources};
 
@@ -25,8 +31,18 @@ const DONE: u32 = 0;
 /// Linux's number of "Invalid argument".
 const EINVAL: u32 = 22;
 
+/// What a message that was answered at once counts for besides its bytes.
+const MESSAGE: usize = 8 << 10;
+
+/// Bytes whose copying takes longer than to wake a thread.
+const LARGE: usize = 64 << 10;
+
 pub(super) struct Local {
     server: Arc<dyn Serve>,
+    /// Of what is answered at once.
+    scratch: Scratch,
+    pace: Pace,
+    /// For everything else.
     pool: Pool,
     /// Set when the pool has something to collect.
     done: Notifier,
@@ -35,7 +51,7 @@ pub(super) struct Local {
     /// The next message's.
     next: u64,
     /// Room for lists, to be used again.
-    ended: Vec<Job>,
+    collected: Vec<Job>,
     spare: Vec<BufferList<'static>>,
 }
 
@@ -61,10 +77,12 @@ impl Local {
         Ok(Self {
             pool: Pool::new(server.clone(), done.try_clone()?),
             server,
+            scratch: Scratch::default(),
+            pace: Pace::default(),
             done,
             flights: Vec::new(),
             next: 0,
-            ended: Vec::new(),
+            collected: Vec::new(),
             spare: Vec::new(),
         })
     }
@@ -87,12 +105,20 @@ impl Local {
         self.pool.wait();
     }
 
-    /// Takes a request. What it ends goes to `answers`.
-    pub fn request(&mut self, chain: Chain, header: Header, answers: &mut Vec<Answer>) {
+    /// Takes a request. What it ends goes to `answers`. Returns how much has been done for it, in bytes or what takes
+    /// as long; `moved` is that of those before it that did not wait either.
+    pub fn request(
+        &mut self,
+        chain: Chain,
+        header: Header,
+        moved: usize,
+        answers: &mut Vec<Answer>,
+    ) -> usize {
         let id = self.next;
         self.next += 1;
         if header.kind == TFLUSH {
-            return self.flush(id, chain, header, answers);
+            self.flush(id, chain, header, answers);
+            return MESSAGE;
         }
         let (mut request, mut reply) = (self.list(), self.list());
         let (mut reader, mut writer) = (chain.reader(), chain.writer());
@@ -101,8 +127,30 @@ impl Local {
             collect(&mut request, || reader.next_slice(usize::MAX));
             collect(&mut reply, || writer.next_slice(usize::MAX));
         }
+        let mut job = Job { id, tag: header.tag, request, reply, chain, written: 0 };
+        let sent = header.size.min(job.chain.readable_len()) as usize;
+        let room = sent.saturating_add(job.chain.writable_len() as usize);
+        // To copy much at a time is better done by several processors.
+        let many = moved >= LARGE && room >= LARGE;
+        if !many && self.answer_now(&mut job, sent) {
+            let bytes = sent.saturating_add(job.written);
+            answers.push(self.ended(job));
+            return bytes.saturating_add(MESSAGE);
+        }
         self.flights.push(Flight { id, tag: header.tag, flush: None });
-        self.pool.submit(Job { id, tag: header.tag, request, reply, chain, written: 0 });
+        self.pool.submit(job);
+        MESSAGE
+    }
+
+    /// Answers a message of `sent` bytes if that takes no time, as far as can be told.
+    fn answer_now(&mut self, job: &mut Job, sent: usize) -> bool {
+        let start = if self.flights.is_empty() { self.pace.start() } else { None };
+        let wait = if start.is_some() { Wait::Brief } else { Wait::No };
+        let answered = job.answer(&*self.server, &mut self.scratch, wait);
+        if let Some(start) = start {
+            self.pace.end(start, sent.saturating_add(job.written));
+        }
+        answered
     }
 
     fn list(&mut self) -> BufferList<'static> {
@@ -137,15 +185,20 @@ impl Local {
 
     /// Puts what has ended into `answers`.
     pub fn collect(&mut self, answers: &mut Vec<Answer>) {
-        let mut ended = std::mem::take(&mut self.ended);
+        let mut ended = std::mem::take(&mut self.collected);
         self.pool.collect(&mut ended);
-        for Job { id, request, reply, chain, written, .. } in ended.drain(..) {
-            self.recycle(request, reply);
-            let written = u32::try_from(written).unwrap_or(u32::MAX);
-            answers.push(Answer { chain, written });
+        for job in ended.drain(..) {
+            let id = job.id;
+            answers.push(self.ended(job));
             self.landed(id, answers);
         }
-        self.ended = ended;
+        self.collected = ended;
+    }
+
+    /// What a message has ended with.
+    fn ended(&mut self, Job { request, reply, chain, written, .. }: Job) -> Answer {
+        self.recycle(request, reply);
+        Answer { chain, written: u32::try_from(written).unwrap_or(u32::MAX) }
     }
 
     fn recycle(&mut self, request: BufferList<'static>, reply: BufferList<'static>) {

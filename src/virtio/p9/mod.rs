@@ -35,6 +35,8 @@ const MOUNT_TAG: u64 = 1 << 0;
 /// The only queue.
 const REQUESTS: u16 = 0;
 const QUEUES: [u16; 1] = [128];
+/// Bytes, or what takes as long, that are answered at once before the driver hears of it.
+const TURN: usize = 512 << 10;
 
 /// A 9P device.
 pub struct P9 {
@@ -126,13 +128,20 @@ impl VirtioDevice for P9 {
 
     fn queue_ready(&mut self, index: u16, cx: &mut Context<'_>) -> Result<(), Error> {
         let sources = cx.sources();
+        let mut moved = 0;
         while let Some(queue) = cx.queue(index)
             && let Some(chain) = queue.pop()?
         {
             let header = header(&chain)?;
             match &mut self.host {
-                Host::Local(local) => local.request(chain, header, &mut self.answers),
+                Host::Local(local) => {
+                    moved += local.request(chain, header, moved, &mut self.answers);
+                }
                 Host::Relay(relay) => relay.request(chain, header, &mut self.answers),
+            }
+            if moved >= TURN {
+                queue.end_turn();
+                break;
             }
         }
         if let Host::Relay(relay) = &mut self.host {

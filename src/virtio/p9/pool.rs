@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::fs::{EIO, Scratch, Server, rlerror};
+use crate::fs::{EIO, Scratch, Server, Wait, rlerror};
 use crate::memory::{BufferList, Buffers};
 use crate::sys::{self, Notifier};
 use crate::virtio::Chain;
@@ -22,16 +22,29 @@ const EAGAIN: u32 = 11;
 
 /// Who answers messages. Called by several threads at once.
 pub(super) trait Serve: Send + Sync + 'static {
-    /// Answers the message in `request`, and returns how long the reply is.
-    fn serve(&self, request: Buffers<'_>, reply: Buffers<'_>, scratch: &mut Scratch) -> usize;
+    /// Answers the message in `request`, and returns how long the reply is; nothing if it may take longer than
+    /// `wait`, and then nothing has been done.
+    fn serve(
+        &self,
+        request: Buffers<'_>,
+        reply: Buffers<'_>,
+        scratch: &mut Scratch,
+        wait: Wait,
+    ) -> Option<usize>;
 
     /// The driver has gone.
     fn reset(&self);
 }
 
 impl Serve for Server {
-    fn serve(&self, request: Buffers<'_>, reply: Buffers<'_>, scratch: &mut Scratch) -> usize {
-        Self::serve(self, request, reply, scratch)
+    fn serve(
+        &self,
+        request: Buffers<'_>,
+        reply: Buffers<'_>,
+        scratch: &mut Scratch,
+        wait: Wait,
+    ) -> Option<usize> {
+        Self::serve(self, request, reply, scratch, wait)
     }
 
     fn reset(&self) {
@@ -55,6 +68,18 @@ pub(super) struct Job {
 }
 
 impl Job {
+    /// Has the message answered, and tells whether it has been: that may take longer than `wait`. A server that panics
+    /// fails it, and nothing else.
+    pub fn answer(&mut self, server: &dyn Serve, scratch: &mut Scratch, wait: Wait) -> bool {
+        let call = || server.serve(self.request.all(), self.reply.all(), scratch, wait);
+        match catch_unwind(AssertUnwindSafe(call)) {
+            Ok(Some(written)) => self.written = written,
+            Ok(None) => return false,
+            Err(_) => self.fail(EIO),
+        }
+        true
+    }
+
     /// Says what is wrong rather than to answer.
     fn fail(&mut self, errno: u32) {
         let message = rlerror(self.tag, errno);
@@ -187,7 +212,7 @@ fn work(shared: &Shared) {
         if let Some(mut job) = state.waiting.pop_front() {
             state.running += 1;
             drop(state);
-            answer(&*shared.server, &mut job, &mut scratch);
+            job.answer(&*shared.server, &mut scratch, Wait::Long);
             state = shared.lock();
             state.running -= 1;
             let first = state.done.is_empty();
@@ -203,14 +228,5 @@ fn work(shared: &Shared) {
             state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
         }
-    }
-}
-
-/// Answers a message; a server that panics fails it, and nothing else.
-fn answer(server: &dyn Serve, job: &mut Job, scratch: &mut Scratch) {
-    let call = AssertUnwindSafe(|| server.serve(job.request.all(), job.reply.all(), scratch));
-    match catch_unwind(call) {
-        Ok(written) => job.written = written,
-        Err(_) => job.fail(EIO),
     }
 }

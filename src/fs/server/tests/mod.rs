@@ -7,6 +7,8 @@ mod files;
 mod messages;
 mod names;
 #[cfg(target_os = "linux")]
+mod now;
+#[cfg(target_os = "linux")]
 mod parallel;
 mod random;
 mod session;
@@ -22,7 +24,7 @@ use vm_memory::VolatileSlice;
 
 use super::{Scratch, Server};
 use crate::fs::envelope::RLERROR;
-use crate::fs::tree::{Owner, Qid, Tree};
+use crate::fs::tree::{Owner, Qid, Tree, Wait};
 use crate::fs::wire::testing::{encode, encode_names, names};
 use crate::fs::wire::{Fields, HEADER, Header, Kind, Lock, NO_FID, Request};
 use crate::memory::BufferList;
@@ -108,7 +110,12 @@ impl Guest {
             bytes.chunks_mut(piece).map(VolatileSlice::from).collect()
         };
         let (request, reply) = (pieces(&mut message), pieces(&mut room));
-        let len = self.server.serve(request.all(), reply.all(), &mut Scratch::default());
+        let serve =
+            |wait| self.server.serve(request.all(), reply.all(), &mut Scratch::default(), wait);
+        // Every other message as a device does it: first in a way that may be given up.
+        let patience = [Wait::No, Wait::Long, Wait::Brief, Wait::Long];
+        let first = patience[usize::from(self.tag.load(Ordering::Relaxed)) / 4 % 4];
+        let len = serve(first).or_else(|| serve(Wait::Long)).expect("it may wait");
         drop((request, reply));
         assert!(room[len..].iter().all(|byte| *byte == 0xee), "written behind the answer");
         room.truncate(len);

@@ -1,37 +1,11 @@
 //! Requests side by side.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::thread;
 
 use super::*;
-use crate::fs::tree::testing::without_openat2;
+use crate::fs::tree::testing::{Lease, without_openat2};
 use crate::random::Random;
-
-/// Has whoever opens a file wait, as long as it lives.
-struct Lease(File);
-
-/// Linux's command that says which signal tells of events of a descriptor.
-const F_SETSIG: libc::c_int = 10;
-
-impl Lease {
-    fn on(file: File) -> Self {
-        // The kernel would say that somebody waits by SIGIO, which ends a process; SIGURG does nothing.
-        for (command, value) in [(F_SETSIG, libc::SIGURG), (libc::F_SETLEASE, libc::F_WRLCK)] {
-            // SAFETY: these commands take an int.
-            let done = unsafe { libc::fcntl(file.as_raw_fd(), command, value) };
-            assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-        }
-        Self(file)
-    }
-
-    fn wait_until_somebody_waits(&self) {
-        // SAFETY: the command takes nothing.
-        while unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_GETLEASE) } == libc::F_WRLCK {
-            thread::yield_now();
-        }
-    }
-}
 
 #[test]
 fn a_request_that_takes_long_holds_up_no_other() {

@@ -111,7 +111,7 @@ pub(super) fn links_of_the_host_lead_nowhere() {
         root.link(&link, b"another").unwrap();
         root.unlink(b"another", false).unwrap();
     }
-    let secret = share.tree.0.root.parent().unwrap().child(b"secret").unwrap();
+    let secret = share.tree.0.root.parent().unwrap().child(b"secret", Wait::Long).unwrap();
     assert_ne!(secret.facts().unwrap().modified.seconds, 1);
     assert_ne!(secret.xattr(b"user.x", &mut [0; 9]).ok(), Some(1));
     check_outside(&share);

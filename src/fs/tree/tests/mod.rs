@@ -58,6 +58,17 @@ impl Share {
     }
 }
 
+/// Finds files however long that takes.
+trait Walk {
+    fn walk(&self, name: &[u8]) -> io::Result<Node>;
+}
+
+impl Walk for Node {
+    fn walk(&self, name: &[u8]) -> io::Result<Node> {
+        self.find(name, Wait::Long)
+    }
+}
+
 fn me() -> (u32, u32) {
     (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }

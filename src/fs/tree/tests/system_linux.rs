@@ -1,23 +1,12 @@
 //! What takes root: other users, device nodes and mounts. And hosts without openat2.
 
-use std::ffi::CString;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, chown};
 
 use super::*;
-use crate::fs::tree::testing::without_openat2;
+use crate::fs::tree::testing::{as_root, mount_for_this_thread, without_openat2};
 
 /// Anyone but root.
 const SOMEBODY: u32 = 12_345;
-
-/// Runs a test on a thread of its own, unless this process is not root, and says so then.
-fn as_root(test: impl FnOnce() + Send + 'static) {
-    if me().0 != 0 {
-        eprintln!("not tested: that takes root");
-        return;
-    }
-    std::thread::spawn(test).join().unwrap();
-}
 
 /// Makes this thread, and no other, somebody's.
 fn become_somebody() {
@@ -151,23 +140,8 @@ fn files_of_another_device_below_the_share_have_other_numbers() {
         let root = share.root();
         let folder = mkdir(&root, "mounted");
         let below = folder.qid();
-        let target = CString::new(share.host("mounted").as_os_str().as_bytes()).unwrap();
-        // SAFETY: the first call takes a number; what the others point to are strings that end, or nothing.
-        let mounted = unsafe {
-            let none = std::ptr::null::<libc::c_void>();
-            libc::unshare(libc::CLONE_NEWNS) == 0
-                && libc::mount(
-                    none.cast(),
-                    c"/".as_ptr(),
-                    none.cast(),
-                    libc::MS_REC | libc::MS_PRIVATE,
-                    none.cast(),
-                ) == 0
-                && libc::mount(c"none".as_ptr(), target.as_ptr(), c"tmpfs".as_ptr(), 0, none.cast())
-                    == 0
-        };
-        if !mounted {
-            eprintln!("not tested: nothing can be mounted here: {}", io::Error::last_os_error());
+        if let Err(error) = mount_for_this_thread(&share.host("mounted")) {
+            eprintln!("not tested: nothing can be mounted here: {error}");
             return;
         }
         // This thread is in a new name space, in which the tree has to be opened again.
@@ -235,6 +209,6 @@ fn a_lookup_ends_in_the_folder_that_it_begins_in() {
     mkdir(&folder, "inner");
     // Where nobody has looked at the name before.
     for name in [&b".."[..], b"../folder", b"/", b"inner/../..", b"../../secret"] {
-        assert_eq!(errno(folder.handle.child(name)), Errno::XDEV, "{name:?}");
+        assert_eq!(errno(folder.handle.child(name, Wait::Long)), Errno::XDEV, "{name:?}");
     }
 }

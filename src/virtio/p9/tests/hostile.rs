@@ -16,7 +16,7 @@ fn chains_that_cannot_be_answered_break_the_device_until_it_is_reset() {
         let script = machine.script.clone();
         // The device waits for what is under way before it says so.
         let release = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(30));
             script.release(2);
         });
         machine.send_bytes(bytes, room);
@@ -52,7 +52,11 @@ fn a_server_that_panics_fails_one_request() {
         let sent = machine.send_bytes(&message(FAULT, 1, &[]), 10);
         assert_eq!(machine.reply(sent), []);
         machine.check();
+        let sent = machine.send(SURE_FAULT, 1, &[]);
+        assert_eq!(machine.reply(sent), rlerror(1, 5));
+        machine.check();
     }
+    assert_eq!(machine.script.at_once(), 3);
 }
 
 #[test]

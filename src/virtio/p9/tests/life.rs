@@ -6,7 +6,7 @@ use std::sync::mpsc::{TryRecvError, channel};
 use virtio_bindings::virtio_mmio::*;
 
 /// Calls `wait` on a thread of its own while the server is at `tag`; it must not return before that is answered.
-fn held<T: Send + 'static>(
+pub(super) fn held<T: Send + 'static>(
     script: &Script,
     tag: u16,
     wait: impl FnOnce() -> T + Send + 'static,

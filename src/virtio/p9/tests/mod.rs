@@ -1,10 +1,13 @@
 //! The device with a server that does what a test says, under a driver that does what no kernel would.
 
+mod at_once;
 pub(crate) mod driver;
 mod flush;
 mod hostile;
 mod life;
 mod requests;
+#[cfg(target_os = "linux")]
+mod share_linux;
 mod support;
 
 use std::ops::{Deref, DerefMut};
@@ -19,7 +22,7 @@ use super::{Host, Local, P9};
 use crate::fs::{TFLUSH, rlerror};
 use crate::virtio::testing::Buffer;
 use driver::{Driver, ROOM, Sent, message};
-use support::{ECHO, FAULT, LONG, Script};
+use support::{ECHO, FAULT, LIKELY, LONG, SURE, SURE_FAULT, Script};
 
 /// A machine with nothing but the device.
 struct Machine {
@@ -42,6 +45,15 @@ impl Machine {
     fn check(&mut self) {
         let sent = self.send(ECHO, 0x7777, b"still here");
         assert_eq!(self.reply(sent), message(ECHO + 1, 0x7777, b"still here"));
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // A test that has failed is to end.
+        if thread::panicking() {
+            self.script.release_all();
+        }
     }
 }
 

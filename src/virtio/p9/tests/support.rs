@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-use crate::fs::{HEADER, Header, Scratch};
+use crate::fs::{HEADER, Header, Scratch, Wait};
 use crate::memory::Buffers;
 use crate::virtio::p9::pool::Serve;
 use crate::virtio::testing::PATIENCE;
@@ -16,13 +16,19 @@ pub const ECHO: u8 = 200;
 pub const FAULT: u8 = 202;
 /// A message whose reply is as long as there is room.
 pub const LONG: u8 = 204;
+/// Like [`ECHO`], and it is certain to take no time, whatever the test has it do.
+pub const SURE: u8 = 206;
+/// Like [`ECHO`], and it most likely takes no time.
+pub const LIKELY: u8 = 208;
+/// Like [`FAULT`], and certain to take no time.
+pub const SURE_FAULT: u8 = 210;
 
 /// Answers what a test sends, when the test says so.
 #[derive(Default)]
 pub struct Script {
     state: Mutex<State>,
     changed: Condvar,
-    /// Threads that have served and live.
+    /// Threads of the device's that have served and live.
     threads: Arc<AtomicUsize>,
 }
 
@@ -33,6 +39,8 @@ struct State {
     /// Tags of messages that have begun and not ended.
     inside: Vec<u16>,
     served: usize,
+    /// Of those, the ones that no thread of the device's had to do with.
+    at_once: usize,
     resets: usize,
 }
 
@@ -65,6 +73,11 @@ impl Script {
         self.changed.notify_all();
     }
 
+    pub fn release_all(&self) {
+        self.lock().held.clear();
+        self.changed.notify_all();
+    }
+
     /// Waits until so many messages have begun and not ended, and returns their tags, sorted.
     pub fn wait_inside(&self, count: usize) -> Vec<u16> {
         let begun = |state: &mut State| state.inside.len() != count;
@@ -78,6 +91,11 @@ impl Script {
     /// How many messages have been served.
     pub fn served(&self) -> usize {
         self.lock().served
+    }
+
+    /// How many of them at once.
+    pub fn at_once(&self) -> usize {
+        self.lock().at_once
     }
 
     pub fn resets(&self) -> usize {
@@ -99,11 +117,26 @@ impl Script {
 }
 
 impl Serve for Script {
-    fn serve(&self, request: Buffers<'_>, reply: Buffers<'_>, _: &mut Scratch) -> usize {
-        self.count_thread();
+    fn serve(
+        &self,
+        request: Buffers<'_>,
+        reply: Buffers<'_>,
+        _: &mut Scratch,
+        wait: Wait,
+    ) -> Option<usize> {
         let mut message = vec![0; request.total()];
         request.copy_to(&mut message);
         let header = Header::decode(message[..HEADER].try_into().unwrap());
+        let least = match header.kind {
+            SURE | SURE_FAULT => Wait::No,
+            LIKELY => Wait::Brief,
+            _ => Wait::Long,
+        };
+        match wait {
+            _ if wait < least => return None,
+            Wait::Long => self.count_thread(),
+            _ => self.lock().at_once += 1,
+        }
         let mut state = self.lock();
         state.inside.push(header.tag);
         state.served += 1;
@@ -114,15 +147,15 @@ impl Serve for Script {
         state.inside.remove(index);
         self.changed.notify_all();
         drop(state);
-        match header.kind {
+        Some(match header.kind {
             // Without a message: the test wants it.
-            FAULT => std::panic::resume_unwind(Box::new("a fault")),
+            FAULT | SURE_FAULT => std::panic::resume_unwind(Box::new("a fault")),
             LONG => reply.fill_from(&vec![0x5a; reply.total()]),
             kind => {
                 message[..HEADER].copy_from_slice(&Header { kind: kind + 1, ..header }.encode());
                 if reply.total() < message.len() { 0 } else { reply.fill_from(&message) }
             }
-        }
+        })
     }
 
     fn reset(&self) {
