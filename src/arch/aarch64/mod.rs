@@ -5,3 +5,6 @@
 
 pub mod layout;
 pub mod state;
+
+/// The interrupt controller of a machine whose accelerator leaves the choice.
+pub const CONTROLLER: crate::accel::Controller = crate::accel::Controller::GicV3;
