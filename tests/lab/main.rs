@@ -11,9 +11,16 @@ mod session;
 
 mod command;
 mod consoles;
-mod disks;
+mod devices;
 mod life;
 mod linux;
+
+// These take a Debian with more than busybox, which there is for x86-64.
+#[cfg(target_arch = "x86_64")]
+mod disks;
+#[cfg(target_arch = "x86_64")]
 mod nets;
+#[cfg(target_arch = "x86_64")]
 mod shares;
+#[cfg(target_arch = "x86_64")]
 mod vsock;

@@ -3,6 +3,7 @@
 mod contents;
 mod crash;
 mod debian;
+mod options;
 mod shape;
 
 use std::fs::File;
