@@ -3,5 +3,7 @@
 //! All of it is plain logic on every host: an accelerator passes in what it learned from a processor, and does what
 //! it is told.
 
+pub mod esr;
 pub mod layout;
 pub mod state;
+pub mod sysreg;
