@@ -5,5 +5,7 @@
 
 pub mod esr;
 pub mod layout;
+pub mod mpidr;
+pub mod psci;
 pub mod state;
 pub mod sysreg;
