@@ -4,6 +4,7 @@
 //! it is told.
 
 pub mod esr;
+pub mod inject;
 pub mod layout;
 pub mod mpidr;
 pub mod psci;
