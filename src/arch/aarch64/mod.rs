@@ -10,3 +10,4 @@ pub mod mpidr;
 pub mod psci;
 pub mod state;
 pub mod sysreg;
+pub mod vtimer;
