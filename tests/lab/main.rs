@@ -1,7 +1,7 @@
 //! Unmodified Debian kernels under KVM with nested paging: run by `cargo xtask lab`, which sets `HYPERKIT_LAB` and
 //! says where kernels and initrds are. Anywhere else every test here says that it is skipped.
 
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(missing_docs)]
 
 #[path = "../common/mod.rs"]

@@ -13,15 +13,6 @@ use hyperkit::vm::{End, Error, Running, Vm, VmBuilder};
 /// Long enough for a guest to boot where every instruction is emulated twice.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
-/// What a guest boots with: its console is the first serial port …
-pub const CONSOLE: &str = if ARM { "console=ttyAMA0" } else { "console=ttyS0" };
-
-/// … and what its kernel says is mostly left out.
-pub const QUIET: &str = if ARM { "console=ttyAMA0 quiet" } else { "console=ttyS0 quiet" };
-
-/// Whether the processor is an Arm.
-pub const ARM: bool = cfg!(target_arch = "aarch64");
-
 /// What the shell of the initrd prompts with.
 pub const PROMPT: &str = "# ";
 

@@ -55,7 +55,7 @@ pub fn start(script: &str, nets: impl IntoIterator<Item = Net>) -> Session {
 
 /// The same without an address.
 pub fn start_bare(script: &str, nets: impl IntoIterator<Item = Net>) -> Session {
-    let kernel = Flavour::Cloud.kernel(&scripted(QUIET, script));
+    let kernel = Flavour::Cloud.kernel(&scripted("console=ttyS0 quiet", script));
     Session::start(|builder| machine(builder, nets).kernel(kernel))
 }
 
