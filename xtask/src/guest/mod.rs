@@ -14,7 +14,7 @@ pub mod root;
 mod vmlinux;
 
 pub use archive::Archive;
-pub use elf::needed_libraries;
+pub use elf::{is_static, needed_libraries};
 pub use modules::Tree as Modules;
 
 use crate::host;
