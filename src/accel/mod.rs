@@ -23,6 +23,9 @@ pub mod kvm;
 #[cfg(target_os = "linux")]
 #[path = "native_linux.rs"]
 mod native;
+#[cfg(all(target_os = "macos", target_arch = "x86_64"))]
+#[path = "native_macos_x86_64.rs"]
+mod native;
 pub mod scripted;
 
 pub use native::Native;

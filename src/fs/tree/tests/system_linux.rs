@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
 
 use super::*;
 use crate::fs::tree::testing::without_openat2;
