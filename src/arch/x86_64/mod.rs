@@ -9,3 +9,6 @@ pub mod state;
 
 /// The interrupt controller of a machine whose accelerator leaves the choice.
 pub const CONTROLLER: crate::accel::Controller = crate::accel::Controller::Apic;
+
+/// What Linux calls the first serial port.
+pub const SERIAL_CONSOLE: &str = "ttyS0";
