@@ -3,8 +3,10 @@
 //! All of it is plain logic on every host: an accelerator passes in what it learned from a processor, and does what
 //! it is told.
 
+pub mod esr;
 pub mod layout;
 pub mod state;
+pub mod sysreg;
 
 /// The interrupt controller of a machine whose accelerator leaves the choice.
 pub const CONTROLLER: crate::accel::Controller = crate::accel::Controller::GicV3;
