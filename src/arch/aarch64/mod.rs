@@ -5,6 +5,8 @@
 
 pub mod esr;
 pub mod layout;
+pub mod mpidr;
+pub mod psci;
 pub mod state;
 pub mod sysreg;
 
