@@ -185,7 +185,7 @@ impl Exception {
 
     /// How far the program counter is from the next instruction, once what was asked for is done. A hypervisor call
     /// returns behind itself already; a secure monitor call, trapped before it executes, does not. What the guest
-    /// has to be told of stays where it is.
+    /// has to be told of (see [`inject`](super::inject)) stays where it is.
     pub fn advance(&self) -> u64 {
         match self {
             Self::Mmio(_) | Self::Smc(_) | Self::SysReg(_) | Self::Wait(_) => INSTRUCTION,

@@ -4,11 +4,13 @@
 //! it is told.
 
 pub mod esr;
+pub mod inject;
 pub mod layout;
 pub mod mpidr;
 pub mod psci;
 pub mod state;
 pub mod sysreg;
+pub mod vtimer;
 
 /// The interrupt controller of a machine whose accelerator leaves the choice.
 pub const CONTROLLER: crate::accel::Controller = crate::accel::Controller::GicV3;
