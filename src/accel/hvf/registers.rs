@@ -135,9 +135,20 @@ pub fn host_count() -> u64 {
     unsafe { mach_absolute_time() }
 }
 
+/// How often it counts in a second.
+pub fn host_frequency() -> u64 {
+    let hertz: u64;
+    // SAFETY: every program can read the register.
+    unsafe {
+        std::arch::asm!("mrs {}, cntfrq_el0", out(reg) hertz, options(nomem, nostack, preserves_flags));
+    }
+    hertz
+}
+
 // System registers by name (Arm ARM, D24).
 pub const MPIDR_EL1: SysReg = SysReg::new(3, 0, 0, 0, 5);
 pub const ID_AA64PFR0_EL1: SysReg = SysReg::new(3, 0, 0, 4, 0);
+pub const SCTLR_EL1: SysReg = SysReg::new(3, 0, 1, 0, 0);
 pub const SPSR_EL1: SysReg = SysReg::new(3, 0, 4, 0, 0);
 pub const ELR_EL1: SysReg = SysReg::new(3, 0, 4, 0, 1);
 pub const ESR_EL1: SysReg = SysReg::new(3, 0, 5, 2, 0);
@@ -152,7 +163,7 @@ const SP_EL1: SysReg = SysReg::new(3, 4, 4, 1, 0);
 const SYSTEM: &[SysReg] = &[
     SysReg::new(2, 0, 0, 2, 0), // MDCCINT_EL1
     SysReg::new(2, 0, 0, 2, 2), // MDSCR_EL1
-    SysReg::new(3, 0, 1, 0, 0), // SCTLR_EL1
+    SCTLR_EL1,
     SysReg::new(3, 0, 1, 0, 2), // CPACR_EL1
     SysReg::new(3, 0, 2, 0, 0), // TTBR0_EL1
     SysReg::new(3, 0, 2, 0, 1), // TTBR1_EL1

@@ -10,9 +10,10 @@ use super::vm::Shared;
 use crate::accel::{AccelVcpu, Error, Exit, ExitHandler, Kicker};
 use crate::arch::CpuState;
 use crate::arch::aarch64::esr::{Exception, MmioAccess, SysRegAccess, Wait};
-use crate::arch::aarch64::fault::{Context, Fault};
+use crate::arch::aarch64::inject::{Before, Fault};
 use crate::arch::aarch64::psci::Action;
-use crate::arch::aarch64::{mpidr, sysreg, vtimer};
+use crate::arch::aarch64::sysreg::Trapped;
+use crate::arch::aarch64::{mpidr, vtimer};
 use crate::bus::Flow;
 
 /// Interrupt ID of the virtual timer.
@@ -34,6 +35,7 @@ pub struct HvfVcpu {
     pristine: Pristine,
     /// Whether it runs, as opposed to being off until another vCPU turns it on.
     on: bool,
+    trapped: Trapped,
     /// Whether the virtual timer has ended a run and is masked since.
     timer_masked: bool,
     shared: Arc<Shared>,
@@ -53,7 +55,26 @@ impl HvfVcpu {
         handle.count_as_host()?;
         let pristine = Pristine::of(&handle)?;
         seat.take(handle.vcpu());
-        Ok(Self { handle, id, seat, pristine, on: id == 0, timer_masked: false, shared })
+        Ok(Self {
+            handle,
+            id,
+            seat,
+            pristine,
+            on: id == 0,
+            trapped: Trapped::default(),
+            timer_masked: false,
+            shared,
+        })
+    }
+
+    /// Makes all state that of a vCPU that is switched on, in `state`.
+    fn power_on(&mut self, state: &CpuState) -> Result<(), Error> {
+        self.trapped = Trapped::default();
+        if self.timer_masked {
+            self.handle.set_timer_mask(false)?;
+            self.timer_masked = false;
+        }
+        self.pristine.load(&mut self.handle, state)
     }
 
     /// Waits until another vCPU turns this one on; `false` after a kick.
@@ -61,7 +82,7 @@ impl HvfVcpu {
         let psci = self.shared.psci()?;
         match self.seat.wait(None, || psci.take_start(self.id)) {
             Some(state) => {
-                self.pristine.load(&mut self.handle, &state)?;
+                self.power_on(&state)?;
                 self.on = true;
                 Ok(true)
             }
@@ -95,21 +116,78 @@ impl HvfVcpu {
         Ok(Flow::Continue(()))
     }
 
-    /// Everything but accesses to devices. The program counter is behind the instruction already, unless the guest is to
-    /// be told of a fault.
+    /// Everything but accesses to devices.
     #[cold]
     fn other(&mut self, exception: &Exception, address: u64) -> Result<Flow, Error> {
+        let done = match exception {
+            Exception::SysReg(access) => self.system_register(access)?,
+            _ => Fault::of(exception, address).is_none(),
+        };
+        if !done {
+            log::debug!("vCPU {}: the guest is told of {exception}", self.id);
+            self.inject(Fault::of(exception, address).unwrap_or(Fault::Undefined))?;
+            return Ok(Flow::Continue(()));
+        }
+        self.handle.advance(exception.advance())?;
         match exception {
             Exception::Hvc(_) | Exception::Smc(_) => return self.call(),
             Exception::Wait(wait) => self.wait(*wait)?,
-            Exception::SysReg(access) => self.system_register(access)?,
+            Exception::Brk(_) | Exception::Other { .. } => {
+                let (vcpu, reason) = (self.id, exception.to_string());
+                let pc = self.handle.get(HV_REG_PC)?;
+                return Err(Error::Internal { vcpu, reason, pc, bytes: Vec::new() });
+            }
             _ => {}
         }
-        if let Some(fault) = Fault::of(exception) {
-            log::debug!("vCPU {}: {exception}", self.id);
-            self.tell(fault, address)?;
-        }
         Ok(Flow::Continue(()))
+    }
+
+    /// Carries out an access to a register that traps; `false` if the guest has no such register.
+    fn system_register(&mut self, access: &SysRegAccess) -> Result<bool, Error> {
+        let rt = access.rt.map(|number| HV_REG_X0 + hv_reg_t::from(number));
+        if access.write {
+            let value = match rt {
+                Some(rt) => self.handle.get(rt)?,
+                None => 0,
+            };
+            return Ok(self.trapped.write(access.register, value).is_ok());
+        }
+        let Ok(value) = self.trapped.read(access.register, registers::host_count) else {
+            return Ok(false);
+        };
+        if let Some(rt) = rt {
+            self.handle.set(rt, value)?;
+        }
+        Ok(true)
+    }
+
+    /// Waits for an interrupt, or not for long.
+    fn wait(&mut self, wait: Wait) -> Result<(), Error> {
+        let until = match wait {
+            Wait::Interrupt => None,
+            Wait::InterruptUntil(None) => return Ok(()),
+            Wait::InterruptUntil(Some(number)) => {
+                let count = self.handle.get(HV_REG_X0 + hv_reg_t::from(number))?;
+                Some(vtimer::until(count, registers::host_count(), registers::host_frequency()))
+            }
+            // The event may have come already, from a vCPU that did not leave the guest for it.
+            Wait::Event | Wait::EventUntil(_) => {
+                std::thread::yield_now();
+                return Ok(());
+            }
+        };
+        let sleeps = [self.until_timer()?, until];
+        let sleep = sleeps.into_iter().flatten().fold(NAP, Duration::min);
+        self.seat.wait(Some(Instant::now() + sleep), || None::<()>);
+        Ok(())
+    }
+
+    /// How long until the guest's virtual timer interrupts.
+    fn until_timer(&self) -> Result<Option<Duration>, Error> {
+        let control = self.handle.get_system(registers::CNTV_CTL_EL0)?;
+        let compare = self.handle.get_system(registers::CNTV_CVAL_EL0)?;
+        let (count, frequency) = (registers::host_count(), registers::host_frequency());
+        Ok(vtimer::until_interrupt(control, compare, count, frequency))
     }
 
     /// A call of the guest's to what would be firmware.
@@ -140,22 +218,22 @@ impl HvfVcpu {
     }
 
     /// Has the guest take an exception.
-    fn tell(&mut self, fault: Fault, address: u64) -> Result<(), Error> {
-        let from = Context {
-            pc: self.handle.get(HV_REG_PC)?,
-            pstate: self.handle.get(HV_REG_CPSR)?,
-            vectors: self.handle.get_system(registers::VBAR_EL1)?,
-            control: self.handle.get_system(registers::SCTLR_EL1)?,
-        };
-        let taken = fault.take(&from);
-        self.handle.set_system(registers::ELR_EL1, from.pc)?;
-        self.handle.set_system(registers::SPSR_EL1, from.pstate)?;
-        self.handle.set_system(registers::ESR_EL1, taken.syndrome)?;
-        if taken.has_address {
-            self.handle.set_system(registers::FAR_EL1, address)?;
+    fn inject(&mut self, fault: Fault) -> Result<(), Error> {
+        let handle = &mut self.handle;
+        let after = fault.enter(&Before {
+            pc: handle.get(HV_REG_PC)?,
+            pstate: handle.get(HV_REG_CPSR)?,
+            vbar: handle.get_system(registers::VBAR_EL1)?,
+            sctlr: handle.get_system(registers::SCTLR_EL1)?,
+        });
+        handle.set_system(registers::ELR_EL1, after.elr)?;
+        handle.set_system(registers::SPSR_EL1, after.spsr)?;
+        handle.set_system(registers::ESR_EL1, after.esr)?;
+        if let Some(address) = after.far {
+            handle.set_system(registers::FAR_EL1, address)?;
         }
-        self.handle.set(HV_REG_CPSR, taken.pstate)?;
-        self.handle.set(HV_REG_PC, taken.pc)
+        handle.set(HV_REG_CPSR, after.pstate)?;
+        handle.set(HV_REG_PC, after.pc)
     }
 
     /// The virtual timer is due. That the framework's interrupt controller does not know by itself is not to be
@@ -167,8 +245,7 @@ impl HvfVcpu {
 
     /// Lets the virtual timer end runs again, once the guest has seen to it.
     fn unmask_timer(&mut self) -> Result<(), Error> {
-        let control = self.handle.get_system(registers::CNTV_CTL_EL0)?;
-        if !vtimer::is_asserted(control) {
+        if self.until_timer()? != Some(Duration::ZERO) {
             self.handle.set_timer_mask(false)?;
             self.timer_masked = false;
         }
@@ -206,10 +283,7 @@ impl AccelVcpu for HvfVcpu {
                     self.handle.advance(exception.advance())?;
                     flow
                 }
-                _ => {
-                    self.handle.advance(exception.advance())?;
-                    self.other(&exception, exit.exception.virtual_address)?
-                }
+                _ => self.other(&exception, exit.exception.virtual_address)?,
             };
             if let Flow::Break(exit) = flow {
                 return Ok(exit);
@@ -224,11 +298,7 @@ impl AccelVcpu for HvfVcpu {
     fn reset(&mut self, state: Option<&CpuState>) -> Result<(), Error> {
         self.on = state.is_some();
         self.shared.psci()?.set_power(self.id, self.on);
-        if self.timer_masked {
-            self.handle.set_timer_mask(false)?;
-            self.timer_masked = false;
-        }
-        self.pristine.load(&mut self.handle, state.unwrap_or(&CpuState::default()))
+        self.power_on(state.unwrap_or(&CpuState::default()))
     }
 
     fn state(&self) -> Result<CpuState, Error> {

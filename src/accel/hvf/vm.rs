@@ -1,14 +1,17 @@
 //! A virtual machine of Hypervisor.framework: guest memory and the interrupt controller.
 
 use std::ffi::c_void;
-use std::ptr::null_mut;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::error::{check, check_create};
+use super::seat::Seat;
 use super::sys::*;
 use super::vcpu::HvfVcpu;
-use crate::accel::{AccelVm, Doorbells, Error, Interrupts, IrqLine, VcpuBinder, VmSpec};
+use crate::accel::{
+    AccelVm, Controller, Doorbells, Error, Interrupts, IrqLine, VcpuBinder, VmSpec,
+};
 use crate::arch::aarch64::layout;
+use crate::arch::aarch64::psci::Psci;
 use crate::memory::GuestRam;
 
 /// Interrupt ID of line 0, the first shared peripheral interrupt.
@@ -19,7 +22,9 @@ pub struct HvfVm(Arc<Shared>);
 
 /// What vCPUs and interrupt lines share. The machine ends with the last of them.
 pub(super) struct Shared {
-    pub cpus: u32,
+    seats: Vec<Arc<Seat>>,
+    /// Which vCPUs are on. There is an answer once it is known where memory is, and so code.
+    psci: OnceLock<Psci>,
     /// Kept because the guest's memory is mapped from it.
     ram: Mutex<Option<GuestRam>>,
     _machine: Machine,
@@ -30,19 +35,24 @@ struct Machine;
 
 impl HvfVm {
     pub(super) fn new(spec: &VmSpec) -> Result<Self, Error> {
+        let machine = Machine::create()?;
         let mut limit = 0;
         // SAFETY: the call writes the count.
         let answer = unsafe { hv_vm_get_max_vcpu_count(&mut limit) };
         check(answer, "hv_vm_get_max_vcpu_count", String::new)?;
-        if spec.cpus == 0 || spec.cpus > limit {
-            let cpus = spec.cpus;
+        let cpus = spec.cpus;
+        if cpus == 0 || cpus > limit {
             return Err(Error::Unsupported(format!(
                 "cannot make a machine with {cpus} vCPUs: Hypervisor.framework on this host runs 1 to {limit}"
             )));
         }
-        let machine = Machine::create()?;
         create_gic()?;
-        Ok(Self(Arc::new(Shared { cpus: spec.cpus, ram: Mutex::new(None), _machine: machine })))
+        Ok(Self(Arc::new(Shared {
+            seats: (0..cpus).map(|_| Arc::default()).collect(),
+            psci: OnceLock::new(),
+            ram: Mutex::new(None),
+            _machine: machine,
+        })))
     }
 }
 
@@ -158,6 +168,20 @@ fn fit(
 }
 
 impl Shared {
+    /// The place of vCPU `id`.
+    pub fn seat(&self, id: u32) -> Result<&Arc<Seat>, Error> {
+        self.seats.get(id as usize).ok_or_else(|| {
+            let cpus = self.seats.len();
+            Error::Unsupported(format!("there is no vCPU {id}: there are {cpus}"))
+        })
+    }
+
+    /// Which vCPUs are on.
+    pub fn psci(&self) -> Result<&Psci, Error> {
+        let why = "a vCPU needs memory before it runs";
+        self.psci.get().ok_or_else(|| Error::Unsupported(why.into()))
+    }
+
     /// Maps every region of `ram`, after undoing an older mapping of it.
     fn map(&self, ram: &GuestRam, again: bool) -> Result<(), Error> {
         for (ipa, host, len) in ram.regions() {
@@ -191,16 +215,15 @@ impl AccelVm for HvfVm {
 
     fn map(&self, ram: &GuestRam) -> Result<(), Error> {
         self.0.map(ram, false)?;
-        *self.0.ram.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(ram.clone());
+        *self.0.ram.lock().unwrap_or_else(PoisonError::into_inner) = Some(ram.clone());
+        let regions: Vec<_> = ram.regions().map(|(start, _, len)| (start, len)).collect();
+        self.0.psci.get_or_init(|| Psci::new(self.0.seats.len() as u32, &regions));
         Ok(())
     }
 
     fn vcpu(&self, id: u32) -> Result<VcpuBinder<HvfVcpu>, Error> {
         let shared = self.0.clone();
-        if id >= shared.cpus {
-            let cpus = shared.cpus;
-            return Err(Error::Unsupported(format!("there is no vCPU {id}: there are {cpus}")));
-        }
+        shared.seat(id)?;
         Ok(VcpuBinder::new(move || HvfVcpu::new(shared, id)))
     }
 
@@ -215,7 +238,7 @@ impl AccelVm for HvfVm {
     /// The interrupt controller, and the mappings: clearing guest memory may have put other pages at its host
     /// addresses, while the guest keeps those that were there when they were mapped.
     fn reset(&self) -> Result<(), Error> {
-        let ram = self.0.ram.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let ram = self.0.ram.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ram) = &*ram {
             self.0.map(ram, true)?;
         }
@@ -225,6 +248,10 @@ impl AccelVm for HvfVm {
 }
 
 impl Interrupts for HvfVm {
+    fn controller(&self) -> Controller {
+        Controller::GicV3
+    }
+
     fn line(&self, gsi: u32) -> Result<Arc<dyn IrqLine>, Error> {
         if gsi >= layout::LINES {
             return Err(Error::Unsupported(format!(
