@@ -18,10 +18,15 @@ use crate::bus::Flow;
 use crate::memory::GuestRam;
 use crate::sys::Notifier;
 
+#[cfg(any(all(target_os = "macos", target_arch = "aarch64"), hyperkit_hvf_standin))]
+pub mod hvf;
 #[cfg(target_os = "linux")]
 pub mod kvm;
-#[cfg(target_os = "linux")]
-#[path = "native_linux.rs"]
+#[cfg_attr(all(target_os = "linux", not(hyperkit_hvf_standin)), path = "native_linux.rs")]
+#[cfg_attr(
+    any(all(target_os = "macos", target_arch = "aarch64"), hyperkit_hvf_standin),
+    path = "native_macos_aarch64.rs"
+)]
 mod native;
 #[cfg(all(target_os = "macos", target_arch = "x86_64"))]
 #[path = "native_macos_x86_64.rs"]
