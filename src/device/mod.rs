@@ -18,6 +18,7 @@
 //! | device | what it is for |
 //! |---|---|
 //! | [`pl011::Pl011`] | consoles |
+//! | [`pl061::Pl061`] | power button |
 //!
 //! A register write that ends the run (power-off, reset) is returned as
 //! [`Flow::Break`](std::ops::ControlFlow::Break); no device reaches for the machine.
@@ -27,6 +28,7 @@ pub mod cmos;
 pub mod i8042;
 mod pace;
 pub mod pl011;
+pub mod pl061;
 mod primecell;
 pub mod reset;
 pub mod serial;
