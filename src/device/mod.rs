@@ -18,16 +18,19 @@
 //! | device | what it is for |
 //! |---|---|
 //! | [`pl011::Pl011`] | consoles |
+//! | [`pl031::Pl031`] | date and time, alarm |
 //! | [`pl061::Pl061`] | power button |
 //!
 //! A register write that ends the run (power-off, reset) is returned as
 //! [`Flow::Break`](std::ops::ControlFlow::Break); no device reaches for the machine.
 
 pub mod acpi_pm;
+mod alarm;
 pub mod cmos;
 pub mod i8042;
 mod pace;
 pub mod pl011;
+pub mod pl031;
 pub mod pl061;
 mod primecell;
 pub mod reset;
