@@ -50,6 +50,7 @@ const STAGES: &[Stage] = &[
 const JUDGES: &[(&str, &str)] = &[
     ("iasl", "acpica-tools"),
     ("dmidecode", "dmidecode"),
+    ("dtc", "device-tree-compiler"),
     ("qemu-img", "qemu-utils"),
     ("mke2fs", "e2fsprogs"),
     ("debugfs", "e2fsprogs"),
