@@ -23,6 +23,9 @@ pub mod kvm;
 #[cfg(target_os = "linux")]
 #[path = "native_linux.rs"]
 mod native;
+#[cfg(all(target_os = "macos", target_arch = "x86_64"))]
+#[path = "native_macos_x86_64.rs"]
+mod native;
 pub mod scripted;
 
 pub use native::Native;
@@ -157,8 +160,23 @@ pub enum Exit {
     Interrupted,
 }
 
+/// The kind of a machine's interrupt controller, which the guest has to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Controller {
+    /// An I/O APIC and local APICs, beside the PC's older ones (x86).
+    Apic,
+    /// An Arm GIC of version 2 (IHI 0048).
+    GicV2,
+    /// An Arm GIC of version 3, with a redistributor for each vCPU (IHI 0069).
+    GicV3,
+}
+
 /// The machine's interrupt lines.
 pub trait Interrupts: Send + Sync {
+    /// What they lead to.
+    fn controller(&self) -> Controller;
+
     /// The line with global system interrupt number `gsi`.
     fn line(&self, gsi: u32) -> Result<Arc<dyn IrqLine>, Error>;
 }
@@ -222,7 +240,7 @@ pub enum Error {
     },
     /// The accelerator gave up (KVM_EXIT_INTERNAL_ERROR).
     #[error(
-        "the accelerator gave up on vCPU {vcpu} at RIP {rip:#x}, instruction bytes {bytes:02x?}: {reason}"
+        "the accelerator gave up on vCPU {vcpu} at PC {pc:#x}, instruction bytes {bytes:02x?}: {reason}"
     )]
     Internal {
         /// Which vCPU.
@@ -230,7 +248,7 @@ pub enum Error {
         /// What kind of failure.
         reason: String,
         /// Where the guest was.
-        rip: u64,
+        pc: u64,
         /// The instruction there, as far as it is known.
         bytes: Vec<u8>,
     },

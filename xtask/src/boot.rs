@@ -3,7 +3,7 @@
 //! On this machine if its /dev/kvm can run an unmodified kernel, which the example's own `--probe`
 //! tells; if not, in the lab, with the same terminal or pipes.
 
-use crate::guest::{self, Guest, root};
+use crate::guest::{self, Arch, Guest, root};
 use crate::lab::{self, Folder, Lab};
 use crate::{cargo, host};
 use anyhow::{Context, Result};
@@ -51,7 +51,7 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let guest = guest::prepare(false)?;
+    let guest = guest::prepare(Arch::X86_64, false)?;
     let mut build = cargo::cargo();
     let built = cargo::build(build.args(["build", "--release", "--example", "boot"]))?;
     let boot = built.into_iter().find(|built| built.name == "boot" && built.kind == "example");

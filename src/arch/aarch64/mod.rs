@@ -12,3 +12,9 @@ pub mod psci;
 pub mod state;
 pub mod sysreg;
 pub mod vtimer;
+
+/// The interrupt controller of a machine whose accelerator leaves the choice.
+pub const CONTROLLER: crate::accel::Controller = crate::accel::Controller::GicV3;
+
+/// What Linux calls the first serial port.
+pub const SERIAL_CONSOLE: &str = "ttyAMA0";
