@@ -6,10 +6,13 @@
 
 #[path = "support/net.rs"]
 mod net;
+#[path = "support/p9.rs"]
+mod p9;
 #[path = "support/vsock.rs"]
 mod vsock;
 
 use std::env;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
@@ -49,7 +52,7 @@ struct Operation {
     within: Option<&'static str>,
 }
 
-const OPERATIONS: [Operation; 27] = [
+const OPERATIONS: [Operation; 32] = [
     Operation { name: "port write", run: port_writes, within: None },
     Operation { name: "MMIO write", run: mmio_writes, within: None },
     Operation { name: "serial byte", run: |n| serial_bytes(n, Port::default()), within: None },
@@ -77,6 +80,11 @@ const OPERATIONS: [Operation; 27] = [
     turn("packet of 64 bytes received", |n| packets(n, 64, vsock::Driver::receive)),
     turn("packet of 4 KiB received", |n| packets(n, 4 << 10, vsock::Driver::receive)),
     turn("packet of 64 KiB received", |n| packets(n, 64 << 10, vsock::Driver::receive)),
+    turn("file attributes in a share", |n| messages(n, p9::Kind::Getattr)),
+    turn("walk in a share and clunk", |n| messages(n, p9::Kind::Walk)),
+    turn("4 KiB read in a share", |n| messages(n, p9::Kind::Read(4 << 10))),
+    turn("128 KiB read in a share", |n| messages(n, p9::Kind::Read(p9::MOST))),
+    turn("128 KiB write in a share", |n| messages(n, p9::Kind::Write(p9::MOST))),
 ];
 
 const fn turn(name: &'static str, run: fn(u64)) -> Operation {
@@ -284,6 +292,15 @@ fn packets(count: u64, len: usize, run: fn(&mut vsock::Driver, u64)) {
     let burst = (64 << 10) / len as u64;
     let burst = burst.clamp(2, BURST);
     (0..count / burst).for_each(|_| run(&mut driver, burst));
+}
+
+/// Messages to a share, as many at once as its queue takes.
+fn messages(count: u64, kind: p9::Kind) {
+    let mut driver = p9::Driver::new(Path::new(env!("CARGO_TARGET_TMPDIR")), Counted);
+    for _ in 0..count / u64::from(p9::QUEUE) {
+        driver.burst(p9::QUEUE, kind);
+        driver.clunk(p9::QUEUE, kind);
+    }
 }
 
 /// Instructions of this program doing `operation` so often.

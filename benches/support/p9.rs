@@ -14,7 +14,7 @@ pub const QUEUE: u16 = 64;
 /// Bytes of the file.
 const FILE: usize = 1 << 20;
 /// The longest that a read or a write can be.
-const MOST: u32 = 128 << 10;
+pub const MOST: u32 = 128 << 10;
 
 /// A message, and the room that its data needs.
 #[derive(Clone, Copy)]
@@ -25,15 +25,6 @@ pub enum Kind {
     Read(u32),
     Write(u32),
 }
-
-/// What is measured, with the names that it has in tables.
-pub const KINDS: [(&str, Kind); 5] = [
-    ("getattr", Kind::Getattr),
-    ("walk", Kind::Walk),
-    ("4 KiB read", Kind::Read(4 << 10)),
-    ("128 KiB read", Kind::Read(MOST)),
-    ("128 KiB write", Kind::Write(MOST)),
-];
 
 /// A machine with nothing but a share that is mounted, and a file in it that is open.
 pub struct Driver {

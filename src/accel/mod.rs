@@ -27,6 +27,7 @@ pub mod kvm;
     any(all(target_os = "macos", target_arch = "aarch64"), hyperkit_hvf_standin),
     path = "native_macos_aarch64.rs"
 )]
+#[cfg_attr(all(target_os = "macos", target_arch = "x86_64"), path = "native_macos_x86_64.rs")]
 mod native;
 pub mod scripted;
 

@@ -16,6 +16,7 @@ use crate::device::pl011::Pl011;
 use crate::device::pl031::Pl031;
 use crate::device::pl061::Pl061;
 use crate::memory::GuestRam;
+use crate::virtio::MmioTransport;
 
 pub(super) use crate::arch::aarch64::layout::ram_regions;
 
@@ -34,7 +35,7 @@ pub(super) struct Board {
     cpus: u32,
     memory: u64,
     controller: Controller,
-    serial: usize,
+    serial: [bool; layout::SERIAL.len()],
 }
 
 impl Board {
@@ -54,7 +55,7 @@ impl Board {
         let len = layout::PERIPHERAL_LEN;
         parts.mmio.insert("power button", layout::GPIO, len, power.clone())?;
         parts.mmio.insert("clock", layout::RTC, len, clock)?;
-        Ok(Self { power, cpus, memory, controller, serial: 0 })
+        Ok(Self { power, cpus, memory, controller, serial: Default::default() })
     }
 
     /// Adds serial port `number`, counted from 0.
@@ -64,13 +65,15 @@ impl Board {
         number: usize,
         port: Port,
     ) -> Result<(), Error> {
-        let (Some(&base), Some(&line)) =
-            (layout::SERIAL.get(number), layout::SERIAL_LINES.get(number))
-        else {
+        let (Some(&base), Some(&line), Some(present)) = (
+            layout::SERIAL.get(number),
+            layout::SERIAL_LINES.get(number),
+            self.serial.get_mut(number),
+        ) else {
             let most = layout::SERIAL.len();
             return Err(Error::Config(format!("a machine has at most {most} serial ports")));
         };
-        self.serial = number + 1;
+        *present = true;
         let serial = Pl011::new(port, parts.line(line)?);
         let name = format!("serial port {}", number + 1);
         Ok(parts.mmio.insert(name, base, layout::PERIPHERAL_LEN, serial)?)
@@ -95,9 +98,33 @@ impl Board {
         cmdline: &str,
         places: &[Place],
     ) -> Result<CpuState, Error> {
-        let make = |initrd: Option<(u64, u64)>, cmdline: &str| {
-            fdt::build(&self.device_tree(cmdline, initrd, places))
-        };
+        let make = |initrd| Ok(fdt::build(&self.device_tree(cmdline, initrd, places))?);
         Ok(payload.load(ram, &LoadParams::new(cmdline).device_tree(&make))?)
+    }
+
+    /// What the guest is told: at each boot with other random numbers.
+    fn device_tree(
+        &self,
+        cmdline: &str,
+        initrd: Option<(u64, u64)>,
+        places: &[Place],
+    ) -> fdt::Config {
+        let random: Vec<u8> = (0..3).flat_map(|_| Uuid::new_v4().into_bytes()).collect();
+        let (kaslr_seed, rng_seed) = random.split_first_chunk().unwrap_or((&[0; 8], &[]));
+        let len = MmioTransport::SIZE;
+        let virtio_mmio =
+            places.iter().map(|&Place { base, line }| fdt::VirtioMmio { base, len, line });
+        fdt::Config {
+            cpus: self.cpus,
+            memory: ram_regions(self.memory),
+            gic: if self.controller == Controller::GicV2 { fdt::Gic::V2 } else { fdt::Gic::V3 },
+            serial: self.serial,
+            virtio_mmio: virtio_mmio.collect(),
+            cmdline: cmdline.to_owned(),
+            initrd,
+            rng_seed: rng_seed.to_vec(),
+            kaslr_seed: u64::from_le_bytes(*kaslr_seed),
+            ..Default::default()
+        }
     }
 }

@@ -62,9 +62,13 @@ mount_share() {{ mkdir -p /mnt/$1; mount -t 9p -o trans=virtio,version=9p2000.L 
 mount_share shared; mount_share program
 dd if=/dev/vda of=/mnt/shared/from-disk bs=64k || exit 1
 touch /mnt/program/new && exit 1
+echo "the network"
 nc 192.168.65.2 {port} < /mnt/shared/from-disk || exit 1
+echo "the disk"
 tr '\000-\377' '\001-\377\000' < /mnt/shared/from-disk | dd of=/dev/vda bs=64k conv=fsync || exit 1
+echo "the console"
 cat /mnt/shared/from-disk > /dev/hvc0
+echo "sockets"
 {sockets} devices::the_guests_side_of_a_socket --include-ignored --nocapture || exit 1
 cat /proc/interrupts
 "#

@@ -4,6 +4,7 @@
 //! it is told.
 
 pub mod esr;
+pub mod fdt;
 pub mod inject;
 pub mod layout;
 pub mod mpidr;

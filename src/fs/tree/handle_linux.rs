@@ -1,6 +1,11 @@
 //! A file by a descriptor that stands for its inode (O_PATH): nothing is opened, so nothing blocks and no device or
 //! FIFO notices, and renames do not touch it. What needs more than that goes by the descriptor's name in /proc,
 //! which leads to that inode and nowhere else.
+//!
+//! Names are looked up one at a time, and a link is never followed (O_NOFOLLOW), so that a lookup ends in the folder
+//! that it begins in. Where there is openat2 (Linux 5.6), the kernel is told to see to that as well; where there is not,
+//! or a container forbids it, the name is looked at once more here. Either way mounts of the host are gone into, and
+//! automounts are not set off.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -20,10 +25,48 @@ use super::identity::{Facts, FileId};
 /// What every descriptor here is opened with.
 const BY_INODE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const NO_LINKS: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS);
+const BENEATH: ResolveFlags = NO_LINKS.union(ResolveFlags::BENEATH);
 
 /// A file of the host, whatever becomes of its name.
 #[derive(Debug)]
-pub(super) struct Handle(File);
+pub(super) struct Handle {
+    file: File,
+    /// How names in it are looked up: as the whole share does it.
+    lookup: Lookup,
+}
+
+/// Which system call looks up names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lookup {
+    Openat2,
+    Openat,
+}
+
+impl Lookup {
+    /// The one that there is for `root`. An older kernel knows no openat2 (ENOSYS), and what container runtimes do
+    /// not know they forbid (EPERM).
+    fn of(root: &File) -> Self {
+        match Self::Openat2.open(root, b".", BY_INODE, BENEATH) {
+            Err(Errno::NOSYS | Errno::PERM) => Self::Openat,
+            _ => Self::Openat2,
+        }
+    }
+
+    /// What `name` leads to from `folder`, `resolve` being what it must not go by, where that can be said.
+    fn open(
+        self,
+        folder: &File,
+        name: &[u8],
+        flags: OFlags,
+        resolve: ResolveFlags,
+    ) -> rustix::io::Result<File> {
+        let fd = match self {
+            Self::Openat2 => rustix::fs::openat2(folder, name, flags, Mode::empty(), resolve)?,
+            Self::Openat => rustix::fs::openat(folder, name, flags, Mode::empty())?,
+        };
+        Ok(fd.into())
+    }
+}
 
 /// Opens what a descriptor stands for once more.
 pub(super) fn reopen(fd: impl AsFd, flags: OFlags) -> io::Result<File> {
@@ -43,7 +86,7 @@ fn by_name<T>(fd: impl AsFd, call: impl FnOnce(&CStr) -> io::Result<T>) -> io::R
 
 impl AsRawFd for Handle {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.file.as_raw_fd()
     }
 }
 
@@ -51,9 +94,10 @@ impl Handle {
     /// The folder at `path`.
     pub fn root(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = Self(rustix::fs::open(path, flags, Mode::empty())?.into());
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let root = Self { lookup: Lookup::of(&file), file };
         // Without /proc little would work, so that is found out here.
-        by_name(&root.0, |name| {
+        by_name(&root.file, |name| {
             let stat = rustix::fs::stat(name).map_err(|error| {
                 let why =
                     format!("/proc, which sharing a folder takes: {}", io::Error::from(error));
@@ -67,70 +111,78 @@ impl Handle {
         Ok(root)
     }
 
-    /// That of a file that has just been made in `_folder`.
-    pub fn of_new(file: &File, _folder: &Self, _name: &[u8]) -> io::Result<Self> {
+    /// That of a file that has just been made in `folder`.
+    pub fn of_new(file: &File, folder: &Self, _name: &[u8]) -> io::Result<Self> {
         // O_NOFOLLOW would stop at the name in /proc.
-        reopen(file, OFlags::PATH).map(Self)
+        Ok(Self { file: reopen(file, OFlags::PATH)?, lookup: folder.lookup })
     }
 
     pub fn duplicate(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Self)
+        Ok(Self { file: self.file.try_clone()?, lookup: self.lookup })
     }
 
     /// What has the name, one component and not `..`, in this folder.
     pub fn child(&self, name: &[u8]) -> io::Result<Self> {
-        let resolve = NO_LINKS | ResolveFlags::BENEATH;
-        Ok(Self(rustix::fs::openat2(&self.0, name, BY_INODE, Mode::empty(), resolve)?.into()))
+        let leads_out = || name == b".." || name.contains(&b'/');
+        if self.lookup == Lookup::Openat && leads_out() {
+            return Err(Errno::XDEV.into());
+        }
+        self.look_up(name, BY_INODE, BENEATH)
     }
 
     /// The folder that this folder is in, wherever that is.
     pub fn parent(&self) -> io::Result<Self> {
-        let flags = BY_INODE | OFlags::DIRECTORY;
-        Ok(Self(rustix::fs::openat2(&self.0, c"..", flags, Mode::empty(), NO_LINKS)?.into()))
+        self.look_up(b"..", BY_INODE | OFlags::DIRECTORY, NO_LINKS)
+    }
+
+    fn look_up(&self, name: &[u8], flags: OFlags, resolve: ResolveFlags) -> io::Result<Self> {
+        let file = self.lookup.open(&self.file, name, flags, resolve)?;
+        Ok(Self { file, lookup: self.lookup })
     }
 
     pub fn facts(&self) -> io::Result<Facts> {
-        Ok(facts_of(&rustix::fs::fstat(&self.0)?))
+        Ok(facts_of(&rustix::fs::fstat(&self.file)?))
     }
 
     pub fn statvfs(&self) -> io::Result<StatVfs> {
-        Ok(rustix::fs::fstatvfs(&self.0)?)
+        Ok(rustix::fs::fstatvfs(&self.file)?)
     }
 
     /// What names in this folder are relative to.
     pub fn folder(&self) -> io::Result<BorrowedFd<'_>> {
-        Ok(self.0.as_fd())
+        Ok(self.file.as_fd())
     }
 
     /// Opens it. It must be a plain file or a folder: anything else could block.
     pub fn open(&self, flags: OFlags) -> io::Result<File> {
-        reopen(&self.0, flags)
+        reopen(&self.file, flags)
     }
 
     /// Changes the permissions, of anything but a symbolic link.
     pub fn set_permissions(&self, mode: u32) -> io::Result<()> {
-        by_name(&self.0, |name| Ok(rustix::fs::chmod(name, Mode::from_raw_mode(mode))?))
+        by_name(&self.file, |name| Ok(rustix::fs::chmod(name, Mode::from_raw_mode(mode))?))
     }
 
     pub fn set_owner(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
-        Ok(rustix::fs::chownat(&self.0, c"", uid, gid, AtFlags::EMPTY_PATH)?)
+        Ok(rustix::fs::chownat(&self.file, c"", uid, gid, AtFlags::EMPTY_PATH)?)
     }
 
     pub fn set_times(&self, times: &Timestamps) -> io::Result<()> {
-        Ok(rustix::fs::utimensat(&self.0, c"", times, AtFlags::EMPTY_PATH)?)
+        // Linux 5.8 could do it by the descriptor.
+        by_name(&self.file, |name| Ok(rustix::fs::utimensat(CWD, name, times, AtFlags::empty())?))
     }
 
     /// Where a symbolic link leads.
     pub fn read_link(&self) -> io::Result<Vec<u8>> {
-        Ok(rustix::fs::readlinkat(&self.0, c"", Vec::new())?.into_bytes())
+        Ok(rustix::fs::readlinkat(&self.file, c"", Vec::new())?.into_bytes())
     }
 
     /// Gives it one more name.
     pub fn link(&self, folder: &Self, name: &[u8]) -> io::Result<()> {
-        by_name(&self.0, |this| {
+        by_name(&self.file, |this| {
             // What is followed is the name in /proc, not a symbolic link that it may stand for.
-            Ok(rustix::fs::linkat(CWD, this, &folder.0, name, AtFlags::SYMLINK_FOLLOW)?)
+            Ok(rustix::fs::linkat(CWD, this, &folder.file, name, AtFlags::SYMLINK_FOLLOW)?)
         })
     }
 
@@ -138,28 +190,28 @@ impl Handle {
     pub fn make_node(&self, name: &[u8], mode: u32, (major, minor): (u32, u32)) -> io::Result<()> {
         let (kind, mode) = (FileType::from_raw_mode(mode), Mode::from_raw_mode(mode & 0o777));
         let device = rustix::fs::makedev(major, minor);
-        Ok(rustix::fs::mknodat(&self.0, name, kind, mode, device)?)
+        Ok(rustix::fs::mknodat(&self.file, name, kind, mode, device)?)
     }
 
     /// An extended attribute, and how long it is; ERANGE if there is too little room.
     pub fn xattr(&self, name: &[u8], into: &mut [u8]) -> io::Result<usize> {
-        by_name(&self.0, |this| Ok(rustix::fs::getxattr(this, name, into)?))
+        by_name(&self.file, |this| Ok(rustix::fs::getxattr(this, name, into)?))
     }
 
     /// The names of all, each with a NUL behind it.
     pub fn xattrs(&self, into: &mut [u8]) -> io::Result<usize> {
-        by_name(&self.0, |this| Ok(rustix::fs::listxattr(this, into)?))
+        by_name(&self.file, |this| Ok(rustix::fs::listxattr(this, into)?))
     }
 
     /// `flags` as Linux has them: 1 for one that must be new, 2 for one that must be there.
     pub fn set_xattr(&self, name: &[u8], value: &[u8], flags: u32) -> io::Result<()> {
-        by_name(&self.0, |this| {
+        by_name(&self.file, |this| {
             Ok(rustix::fs::setxattr(this, name, value, XattrFlags::from_bits_retain(flags))?)
         })
     }
 
     pub fn remove_xattr(&self, name: &[u8]) -> io::Result<()> {
-        by_name(&self.0, |this| Ok(rustix::fs::removexattr(this, name)?))
+        by_name(&self.file, |this| Ok(rustix::fs::removexattr(this, name)?))
     }
 }
 

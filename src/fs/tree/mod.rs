@@ -50,6 +50,9 @@ mod handle;
 #[path = "handle_macos.rs"]
 mod handle;
 
+#[cfg(all(test, target_os = "linux"))]
+#[path = "testing_linux.rs"]
+pub(in crate::fs) mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -42,6 +42,13 @@ pub fn needed_libraries(program: &Path) -> Result<Vec<PathBuf>> {
     Ok(found.into_iter().collect())
 }
 
+/// Does a program run without a loader and without libraries?
+pub fn is_static(program: &Path) -> Result<bool> {
+    let (names, interpreter) = direct_needs(program)
+        .with_context(|| format!("cannot understand {}", program.display()))?;
+    Ok(names.is_empty() && interpreter.is_none())
+}
+
 fn direct_needs(path: &Path) -> Result<(Vec<String>, Option<String>)> {
     let bytes = fs::read(path)?;
     let header = elf::FileHeader64::<object::Endianness>::parse(&*bytes)?;

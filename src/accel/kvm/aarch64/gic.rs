@@ -8,7 +8,7 @@ use kvm_bindings::*;
 use kvm_ioctls::{DeviceFd, VmFd};
 
 use crate::accel::{Controller, Error};
-use crate::arch::aarch64::layout;
+use crate::arch::aarch64::{layout, mpidr};
 
 /// The interrupt ID of line 0.
 pub(super) const FIRST_LINE: u32 = 32;
@@ -149,7 +149,8 @@ impl Gic {
             distributor(register + 4, 0)?;
         }
         for cpu in 0..self.cpus {
-            let vcpu = affinity(cpu) << KVM_DEV_ARM_VGIC_V3_MPIDR_SHIFT;
+            // KVM numbers its vCPUs in the same way.
+            let vcpu = mpidr::affinity(cpu) << KVM_DEV_ARM_VGIC_V3_MPIDR_SHIFT;
             let redistributor = |register: u64, value: u32| {
                 self.set(KVM_DEV_ARM_VGIC_GRP_REDIST_REGS, vcpu | register, &value)
             };
@@ -196,11 +197,6 @@ fn per_interrupt(interrupts: std::ops::Range<u32>) -> impl Iterator<Item = (u64,
     })
 }
 
-/// The affinity that KVM gives a vCPU, as the fields of MPIDR_EL1 from Aff3 down to Aff0, a byte each.
-fn affinity(cpu: u32) -> u64 {
-    u64::from(cpu & 0xf) | u64::from(cpu >> 4 & 0xff) << 8 | u64::from(cpu >> 12 & 0xff) << 16
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,13 +215,5 @@ mod tests {
         let len = all.len();
         all.dedup();
         assert_eq!(all.len(), len);
-    }
-
-    #[test]
-    fn vcpus_have_sixteen_to_a_cluster() {
-        assert_eq!(affinity(0), 0);
-        assert_eq!(affinity(15), 15);
-        assert_eq!(affinity(16), 0x100);
-        assert_eq!(affinity(511), 0x1f0f);
     }
 }

@@ -17,7 +17,7 @@ fn canary(guest: &Guest) {
 }
 
 #[test]
-fn above_the_root_is_the_root() {
+pub(super) fn above_the_root_is_the_root() {
     let guest = Guest::new();
     fs::create_dir_all(guest.path("a/b")).unwrap();
     let root = guest.getattr(ROOT).unwrap().qid;
@@ -39,7 +39,7 @@ fn above_the_root_is_the_root() {
 }
 
 #[test]
-fn names_that_are_paths_or_none_are_refused_by_every_message() {
+pub(super) fn names_that_are_paths_or_none_are_refused_by_every_message() {
     let guest = Guest::new();
     fs::create_dir_all(guest.path("a/b")).unwrap();
     fs::write(guest.path("file"), "text").unwrap();
@@ -76,7 +76,7 @@ fn names_that_are_paths_or_none_are_refused_by_every_message() {
 }
 
 #[test]
-fn symbolic_links_are_never_followed() {
+pub(super) fn symbolic_links_are_never_followed() {
     let guest = Guest::new();
     let outside = guest.host.path().to_owned();
     symlink(outside.join("secret"), guest.path("absolute")).unwrap();
@@ -118,7 +118,7 @@ fn symbolic_links_are_never_followed() {
 }
 
 #[test]
-fn a_component_that_becomes_a_link_leads_nowhere() {
+pub(super) fn a_component_that_becomes_a_link_leads_nowhere() {
     let guest = Guest::new();
     fs::create_dir_all(guest.path("dir/sub")).unwrap();
     fs::write(guest.path("dir/file"), "text").unwrap();
@@ -135,7 +135,7 @@ fn a_component_that_becomes_a_link_leads_nowhere() {
 }
 
 #[test]
-fn parents_that_are_renamed_do_not_lead_out() {
+pub(super) fn parents_that_are_renamed_do_not_lead_out() {
     let guest = Guest::new();
     fs::create_dir_all(guest.path("a/b/c/d")).unwrap();
     guest.walk(ROOT, 1, "a/b/c/d").unwrap();
@@ -153,7 +153,7 @@ fn parents_that_are_renamed_do_not_lead_out() {
 }
 
 #[test]
-fn nothing_of_a_share_that_is_only_read_is_changed() {
+pub(super) fn nothing_of_a_share_that_is_only_read_is_changed() {
     let host = TempDir::new().unwrap();
     let share = host.path().join("share");
     fs::create_dir_all(share.join("dir/sub")).unwrap();

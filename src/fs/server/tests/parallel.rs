@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::thread;
 
 use super::*;
+use crate::fs::tree::testing::without_openat2;
 use crate::random::Random;
 
 /// Has whoever opens a file wait, as long as it lives.
@@ -156,4 +157,20 @@ fn step(guest: &Guest, random: &mut Random) -> bool {
 fn canary(guest: &Guest) {
     assert_eq!(fs::read(guest.host.path().join("secret")).unwrap(), b"not for the guest");
     assert_eq!(fs::read_dir(guest.host.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn nothing_leads_out_where_there_is_no_openat2() {
+    without_openat2(
+        libc::ENOSYS,
+        &[
+            escape::above_the_root_is_the_root,
+            escape::names_that_are_paths_or_none_are_refused_by_every_message,
+            escape::symbolic_links_are_never_followed,
+            escape::a_component_that_becomes_a_link_leads_nowhere,
+            escape::parents_that_are_renamed_do_not_lead_out,
+            escape::nothing_of_a_share_that_is_only_read_is_changed,
+            many_threads_do_all_there_is_to_do_on_the_same_fids,
+        ],
+    );
 }

@@ -17,7 +17,7 @@ fn check_outside(share: &Share) {
 }
 
 #[test]
-fn names_that_are_paths_are_refused_everywhere() {
+pub(super) fn names_that_are_paths_are_refused_everywhere() {
     let share = Share::plain();
     let root = share.root();
     let (file, _open) = create(&root, "file", RDWR);
@@ -47,7 +47,7 @@ fn names_that_are_paths_are_refused_everywhere() {
 }
 
 #[test]
-fn the_root_is_its_own_parent() {
+pub(super) fn the_root_is_its_own_parent() {
     let share = Share::plain();
     let root = share.root();
     let folder = mkdir(&mkdir(&root, "a"), "b");
@@ -69,7 +69,7 @@ fn the_root_is_its_own_parent() {
 }
 
 #[test]
-fn links_of_the_host_lead_nowhere() {
+pub(super) fn links_of_the_host_lead_nowhere() {
     let share = Share::plain();
     let root = share.root();
     fs::create_dir(share.host("folder")).unwrap();
@@ -118,7 +118,7 @@ fn links_of_the_host_lead_nowhere() {
 }
 
 #[test]
-fn a_folder_that_is_moved_out_has_no_parent() {
+pub(super) fn a_folder_that_is_moved_out_has_no_parent() {
     let share = Share::plain();
     let inner = mkdir(&mkdir(&share.root(), "folder"), "inner");
     fs::rename(share.host("folder"), share.outside.path().join("moved")).unwrap();
@@ -130,7 +130,7 @@ fn a_folder_that_is_moved_out_has_no_parent() {
 }
 
 #[test]
-fn what_is_swapped_for_a_link_between_two_looks_does_not_lead_out() {
+pub(super) fn what_is_swapped_for_a_link_between_two_looks_does_not_lead_out() {
     let share = Share::plain();
     let root = share.root();
     fs::create_dir(share.host("real")).unwrap();
@@ -189,7 +189,7 @@ fn what_is_swapped_for_a_link_between_two_looks_does_not_lead_out() {
 }
 
 #[test]
-fn what_is_no_plain_file_is_not_opened_and_nobody_waits() {
+pub(super) fn what_is_no_plain_file_is_not_opened_and_nobody_waits() {
     let share = Share::plain();
     let root = share.root();
     let _listener = UnixListener::bind(share.host("socket")).unwrap();

@@ -3,7 +3,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use super::*;
 
 #[test]
-fn a_file_is_made_written_read_and_found_again() {
+pub(super) fn a_file_is_made_written_read_and_found_again() {
     let share = Share::plain();
     let (node, file) = create(&share.root(), "file", RDWR | EXCL);
     assert_eq!(write(&file, 0, b"hello".into()).unwrap(), 5);
@@ -123,7 +123,7 @@ fn a_sparse_file_stays_sparse() {
 }
 
 #[test]
-fn times_are_kept_to_the_nanosecond() {
+pub(super) fn times_are_kept_to_the_nanosecond() {
     let share = Share::plain();
     let (node, _file) = create(&share.root(), "file", RDWR);
     let moment = |seconds, nanoseconds| SetTime::To(Time { seconds, nanoseconds });
@@ -167,7 +167,7 @@ fn size_and_mode_are_set() {
 }
 
 #[test]
-fn a_file_without_a_name_can_be_used() {
+pub(super) fn a_file_without_a_name_can_be_used() {
     let share = Share::plain();
     let (node, file) = create(&share.root(), "file", RDWR);
     share.root().unlink(b"file", false).unwrap();
@@ -188,7 +188,7 @@ fn a_file_without_a_name_can_be_used() {
 }
 
 #[test]
-fn symbolic_links_are_made_and_read_and_not_followed() {
+pub(super) fn symbolic_links_are_made_and_read_and_not_followed() {
     let share = Share::plain();
     let (uid, gid) = me();
     let target = "somewhere/else/".repeat(200);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 
 #[test]
-fn folders_are_made_listed_and_removed() {
+pub(super) fn folders_are_made_listed_and_removed() {
     let share = Share::plain();
     let folder = mkdir(&share.root(), "folder");
     assert_eq!(folder.qid().kind, Qid::DIRECTORY);
@@ -35,7 +35,7 @@ fn create_in(folder: &Node) -> io::Result<()> {
 }
 
 #[test]
-fn names_are_any_bytes_but_two_and_up_to_255_of_them() {
+pub(super) fn names_are_any_bytes_but_two_and_up_to_255_of_them() {
     let share = Share::plain();
     let (uid, gid) = me();
     let long = [b'n'; 255];
@@ -58,7 +58,7 @@ fn names_are_any_bytes_but_two_and_up_to_255_of_them() {
 }
 
 #[test]
-fn renames_move_and_replace() {
+pub(super) fn renames_move_and_replace() {
     let share = Share::plain();
     let (from, to) = (mkdir(&share.root(), "from"), mkdir(&share.root(), "to"));
     fs::write(share.host("from/a"), "a").unwrap();
@@ -81,7 +81,7 @@ fn renames_move_and_replace() {
 }
 
 #[test]
-fn nodes_below_a_renamed_folder_go_on_working() {
+pub(super) fn nodes_below_a_renamed_folder_go_on_working() {
     let share = Share::plain();
     let folder = mkdir(&share.root(), "folder");
     let inner = mkdir(&folder, "inner");

@@ -1,10 +1,12 @@
-//! What takes root: other users, device nodes and mounts.
+//! What takes root: other users, device nodes and mounts. And hosts without openat2.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
 
 use super::*;
+use crate::fs::tree::testing::without_openat2;
 
 /// Anyone but root.
 const SOMEBODY: u32 = 12_345;
@@ -195,4 +197,45 @@ fn files_of_another_device_below_the_share_have_other_numbers() {
         assert_eq!(errno(root.link(&file, b"linked")), Errno::XDEV);
         assert_eq!(errno(root.unlink(b"mounted", true)), Errno::BUSY);
     });
+}
+
+#[test]
+fn everything_holds_where_there_is_no_openat2() {
+    without_openat2(
+        libc::ENOSYS,
+        &[
+            escapes::names_that_are_paths_are_refused_everywhere,
+            escapes::the_root_is_its_own_parent,
+            escapes::links_of_the_host_lead_nowhere,
+            escapes::a_folder_that_is_moved_out_has_no_parent,
+            escapes::what_is_swapped_for_a_link_between_two_looks_does_not_lead_out,
+            escapes::what_is_no_plain_file_is_not_opened_and_nobody_waits,
+            files::a_file_is_made_written_read_and_found_again,
+            files::a_file_without_a_name_can_be_used,
+            files::symbolic_links_are_made_and_read_and_not_followed,
+            files::times_are_kept_to_the_nanosecond,
+            folders::folders_are_made_listed_and_removed,
+            folders::names_are_any_bytes_but_two_and_up_to_255_of_them,
+            folders::nodes_below_a_renamed_folder_go_on_working,
+            folders::renames_move_and_replace,
+            a_lookup_ends_in_the_folder_that_it_begins_in,
+            device_nodes_are_made_and_shown_and_never_opened,
+            every_kind_of_ownership_works_for_who_is_not_root,
+            files_of_another_device_below_the_share_have_other_numbers,
+            root_gives_files_to_whom_the_guest_says,
+            the_links_in_proc_lead_nowhere,
+        ],
+    );
+    without_openat2(libc::EPERM, &[escapes::the_root_is_its_own_parent]);
+}
+
+#[test]
+fn a_lookup_ends_in_the_folder_that_it_begins_in() {
+    let share = Share::plain();
+    let folder = mkdir(&share.root(), "folder");
+    mkdir(&folder, "inner");
+    // Where nobody has looked at the name before.
+    for name in [&b".."[..], b"../folder", b"/", b"inner/../..", b"../../secret"] {
+        assert_eq!(errno(folder.handle.child(name)), Errno::XDEV, "{name:?}");
+    }
 }

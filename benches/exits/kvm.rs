@@ -5,9 +5,9 @@
 //! so that whatever else the machine does falls on both. The medians are printed last, and that of the ratios of
 //! turns that follow each other.
 
-#[path = "support/clock.rs"]
+#[path = "../support/clock.rs"]
 mod clock;
-#[path = "support/guest.rs"]
+#[path = "../support/guest.rs"]
 mod guest;
 
 use std::os::fd::AsRawFd;
@@ -171,7 +171,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn main() {
+pub fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     if let Err(error) = Kvm::open() {
         println!("skipped: {error}");

@@ -9,7 +9,7 @@
 //! flood, of which counts what arrives: what is left to the receiver of the one processor differs much from run to run,
 //! so read those rates with care. The bursts wait for their end.
 
-#[path = "support/lab.rs"]
+#[path = "../support/lab.rs"]
 mod lab;
 
 use std::env;
@@ -210,7 +210,7 @@ fn echo() -> u16 {
     port
 }
 
-fn main() {
+pub fn main() {
     if env::var_os("HYPERKIT_LAB").is_none() {
         println!("skipped: needs the lab (cargo xtask bench --lab)");
         return;

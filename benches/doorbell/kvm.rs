@@ -7,7 +7,7 @@
 //! With KVM the driver is a guest: its write either leaves to this process and takes the way of all register accesses,
 //! or is turned into the eventfd by the kernel. Their times begin when the guest is entered, just before it writes.
 
-#[path = "support/guest.rs"]
+#[path = "../support/guest.rs"]
 mod guest;
 
 use std::sync::Arc;
@@ -260,7 +260,7 @@ fn median(mut times: Vec<Duration>) -> f64 {
     times[times.len() / 2].as_nanos() as f64 / 1000.0
 }
 
-fn main() {
+pub fn main() {
     let (guest, alarm) = device();
     let mut ways: Vec<(&str, Box<dyn Doorbell>)> = vec![
         ("bare eventfd and epoll", Box::new(Bare::new())),
