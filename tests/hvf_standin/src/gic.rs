@@ -16,8 +16,8 @@ use kvm_ioctls::DeviceFd;
 use crate::abi::*;
 use crate::vm::{CALLS, MAX_VCPUS, Object, Vm, current};
 
-/// Shared interrupts, by interrupt ID.
-const SPIS: Range<u32> = 32..1020;
+/// Shared interrupts, by interrupt ID: as many as KVM has.
+const SPIS: Range<u32> = 32..992;
 /// Bytes of the distributor and the message frame, and what their addresses are multiples of.
 const FRAME: usize = 64 << 10;
 /// Bytes of a vCPU's redistributor: two frames.
@@ -62,8 +62,7 @@ impl Gic {
         let device = vm.fd.create_device(&mut device).map_err(refused("KVM_CREATE_DEVICE"))?;
         let gic =
             Self { device, messages: config.messages.clone(), early: Mutex::new(Some(Vec::new())) };
-        let interrupts: u32 = 1024;
-        gic.set(KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &interrupts)?;
+        gic.set(KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &SPIS.end)?;
         gic.set(KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_DIST.into(), &distributor)?;
         gic.set(KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_REDIST.into(), &redistributors)?;
         Ok(gic)
