@@ -27,9 +27,7 @@ pub mod kvm;
     any(all(target_os = "macos", target_arch = "aarch64"), hyperkit_hvf_standin),
     path = "native_macos_aarch64.rs"
 )]
-mod native;
-#[cfg(all(target_os = "macos", target_arch = "x86_64"))]
-#[path = "native_macos_x86_64.rs"]
+#[cfg_attr(all(target_os = "macos", target_arch = "x86_64"), path = "native_macos_x86_64.rs")]
 mod native;
 pub mod scripted;
 
@@ -77,7 +75,8 @@ pub trait AccelVm: Send + Sync + 'static {
     fn doorbells(&self) -> Option<&dyn Doorbells>;
 
     /// Puts what the accelerator itself emulates (interrupt controllers, timers) back to its power-on state.
-    /// No vCPU runs while it is called.
+    /// No vCPU runs while it is called. Guest memory may have been cleared before, and what the accelerator maps is
+    /// what is there now.
     fn reset(&self) -> Result<(), Error>;
 }
 
