@@ -18,16 +18,21 @@ use std::time::Duration;
 /// More machines than this would want more memory than many hosts have.
 const MACHINES: usize = 4;
 
+/// What tests run, beside the tests themselves.
+const EXAMPLES: [&str; 4] = ["build", "--package", "hyperkit", "--examples"];
+
 pub fn on_x86_64(wanted: &Wanted) -> Result<Tally> {
     for (tool, package) in super::JUDGES {
         packages::install(tool, package)?;
     }
+    cargo::build(cargo::cargo().args(EXAMPLES))?;
     let words = ["test", "--no-run", "--package", "hyperkit", "--tests"];
     run(Arch::X86_64, cargo::build(cargo::cargo().args(words))?, wanted)
 }
 
 #[expect(dead_code, reason = "there are no tests for arm64 yet")]
 pub fn on_arm64(wanted: &Wanted) -> Result<Tally> {
+    cross::build(cross::cargo()?.args(EXAMPLES))?;
     let words = ["test", "--no-run", "--package", "hyperkit", "--test", "lab*"];
     run(Arch::Arm64, cross::build(cross::cargo()?.args(words))?, wanted)
 }
