@@ -35,6 +35,13 @@ fn a_machine_has_as_many_vcpus_as_it_was_made_with() {
     let machine = Machine::new(2);
     let error = machine.vm.vcpu(2).err().unwrap().to_string();
     assert!(error.contains("no vCPU 2"), "{error}");
+    let _first = machine.vcpu(0);
+    std::thread::scope(|scope| {
+        let twice = scope.spawn(|| machine.vm.vcpu(0).unwrap().bind().err().map(|e| e.to_string()));
+        let error = twice.join().unwrap().unwrap();
+        assert!(error.contains("a vCPU 0 already"), "{error}");
+    });
+    drop(_first);
     let Machine { vm, ram: _ram, only: _only } = machine;
     drop(vm);
     for cpus in [0, 100_000] {
