@@ -92,13 +92,8 @@ pub fn build(cargo: &mut Command) -> Result<Vec<Executable>> {
 
 /// This program, for arm64.
 pub fn xtask() -> Result<Executable> {
-    let built = build(cargo(Accelerator::Kvm)?.args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "xtask",
-    ]))?;
+    let words = ["build", "--quiet", "--release", "--package", "xtask"];
+    let built = build(cargo(Accelerator::Kvm)?.args(words))?;
     let mut built = built.into_iter().filter(|built| built.name == "xtask" && built.kind == "bin");
     built.next().context("cargo has built no xtask")
 }
