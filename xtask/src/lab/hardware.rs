@@ -1,7 +1,6 @@
 //! What the lab's machine of an architecture is made of.
 
-use crate::guest::{Arch, Guest};
-use std::path::Path;
+use crate::guest::Arch;
 
 pub struct Hardware {
     /// The emulator, and Debian's package of it.
@@ -74,9 +73,4 @@ impl Hardware {
     pub fn words(&self, arch: Arch) -> String {
         format!("console={} {} {CMDLINE}", arch.console(), self.cmdline)
     }
-}
-
-/// The kernel, in the form that QEMU starts soonest.
-pub fn kernel(guest: &Guest) -> &Path {
-    guest.generic.vmlinux.as_ref().unwrap_or(&guest.generic.kernel)
 }
