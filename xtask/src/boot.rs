@@ -82,7 +82,7 @@ fn example(arch: Arch) -> Result<PathBuf> {
     let words = ["build", "--release", "--example", "boot"];
     let built = match arch {
         Arch::X86_64 => cargo::build(cargo::cargo().args(words))?,
-        Arch::Arm64 => cross::build(cross::cargo()?.args(words))?,
+        Arch::Arm64 => cross::build(cross::cargo(cross::Accelerator::Kvm)?.args(words))?,
     };
     let boot = built.into_iter().find(|built| built.name == "boot" && built.kind == "example");
     Ok(boot.context("cargo has built no example named boot")?.path)

@@ -5,6 +5,7 @@
 
 use super::{Tally, Wanted};
 use crate::cargo::Executable;
+use crate::cross::Accelerator;
 use crate::guest::Arch;
 use crate::lab::{Lab, Options};
 use crate::{cargo, cross, host, packages};
@@ -26,15 +27,28 @@ pub fn on_x86_64(wanted: &Wanted) -> Result<Tally> {
     run(Arch::X86_64, cargo::build(cargo::cargo().args(words))?, wanted)
 }
 
-#[expect(dead_code, reason = "there are no tests for arm64 yet")]
 pub fn on_arm64(wanted: &Wanted) -> Result<Tally> {
-    let words = ["test", "--no-run", "--package", "hyperkit", "--test", "lab*"];
-    run(Arch::Arm64, cross::build(cross::cargo()?.args(words))?, wanted)
+    run(Arch::Arm64, for_arm64(Accelerator::Kvm, &["lab"])?, wanted)
+}
+
+/// The Hypervisor.framework backend, by the stand-in for the framework over the lab's KVM: guests of a few
+/// instructions, and whole kernels.
+pub fn on_standin(wanted: &Wanted) -> Result<Tally> {
+    run(Arch::Arm64, for_arm64(Accelerator::StandIn, &["hvf", "lab"])?, wanted)
+}
+
+/// Test programs, and the example that they run.
+fn for_arm64(accelerator: Accelerator, tests: &[&str]) -> Result<Vec<Executable>> {
+    let mut cargo = cross::cargo(accelerator)?;
+    cargo.args(["build", "--package", "hyperkit", "--example", "boot"]);
+    cargo.args(tests.iter().flat_map(|name| ["--test", name]));
+    cross::build(&mut cargo)
 }
 
 fn run(arch: Arch, built: Vec<Executable>, wanted: &Wanted) -> Result<Tally> {
     let programs = built.iter().filter(|built| built.kind == "test");
-    let programs: Vec<_> = programs.filter(|built| built.name.starts_with("lab")).collect();
+    let wanted_here = |name: &str| arch == Arch::Arm64 || name.starts_with("lab");
+    let programs: Vec<_> = programs.filter(|built| wanted_here(&built.name)).collect();
     ensure!(!programs.is_empty(), "there are no tests/lab*");
     let mut environment = vec![("CARGO_MANIFEST_DIR".into(), host::root().into())];
     environment.extend(wanted.long.then(|| ("HYPERKIT_LONG".into(), "1".into())));
