@@ -28,19 +28,26 @@ pub fn on_x86_64(wanted: &Wanted) -> Result<Tally> {
 }
 
 pub fn on_arm64(wanted: &Wanted) -> Result<Tally> {
-    run(Arch::Arm64, for_arm64(Accelerator::Kvm, &["lab"])?, wanted)
+    run(Arch::Arm64, for_arm64(Accelerator::Kvm, &["hyperkit"], &["lab"])?, wanted)
 }
 
-/// The Hypervisor.framework backend, by the stand-in for the framework over the lab's KVM: guests of a few
-/// instructions, and whole kernels.
+/// The Hypervisor.framework backend, by the stand-in for the framework over the lab's KVM: the stand-in itself, guests of a
+/// few instructions, and whole kernels.
 pub fn on_standin(wanted: &Wanted) -> Result<Tally> {
-    run(Arch::Arm64, for_arm64(Accelerator::StandIn, &["hvf", "lab"])?, wanted)
+    let packages = ["hyperkit", "hvf_standin"];
+    let tests = ["contract", "hvf", "lab"];
+    run(Arch::Arm64, for_arm64(Accelerator::StandIn, &packages, &tests)?, wanted)
 }
 
 /// Test programs, and the example that they run.
-fn for_arm64(accelerator: Accelerator, tests: &[&str]) -> Result<Vec<Executable>> {
+fn for_arm64(
+    accelerator: Accelerator,
+    packages: &[&str],
+    tests: &[&str],
+) -> Result<Vec<Executable>> {
     let mut cargo = cross::cargo(accelerator)?;
-    cargo.args(["build", "--package", "hyperkit", "--example", "boot"]);
+    cargo.args(["build", "--example", "boot"]);
+    cargo.args(packages.iter().flat_map(|name| ["--package", name]));
     cargo.args(tests.iter().flat_map(|name| ["--test", name]));
     cross::build(&mut cargo)
 }
