@@ -9,6 +9,9 @@ mod net;
 mod share;
 mod vsock;
 
+#[cfg(hyperkit_hvf_standin)]
+use hvf_standin as _;
+
 use std::error::Error as _;
 use std::path::PathBuf;
 use std::process::ExitCode;

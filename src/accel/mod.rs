@@ -75,7 +75,8 @@ pub trait AccelVm: Send + Sync + 'static {
     fn doorbells(&self) -> Option<&dyn Doorbells>;
 
     /// Puts what the accelerator itself emulates (interrupt controllers, timers) back to its power-on state.
-    /// No vCPU runs while it is called.
+    /// No vCPU runs while it is called. Guest memory may have been cleared before, and what the accelerator maps is
+    /// what is there now.
     fn reset(&self) -> Result<(), Error>;
 }
 

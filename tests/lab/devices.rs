@@ -14,7 +14,7 @@ use hyperkit::vsock::Vsock;
 use super::session::*;
 
 /// Bytes of the disk, and of what is carried.
-const LEN: usize = 4 << 20;
+const LEN: usize = 512 << 10;
 
 /// The port of the host that a program in the guest connects to.
 const PORT: u32 = 77;
@@ -63,11 +63,12 @@ mount_share shared; mount_share program
 dd if=/dev/vda of=/mnt/shared/from-disk bs=64k || exit 1
 touch /mnt/program/new && exit 1
 echo "the network"
-nc 192.168.65.2 {port} < /mnt/shared/from-disk || exit 1
+cp /mnt/shared/from-disk /tmp/from-disk
+nc 192.168.65.2 {port} < /tmp/from-disk || exit 1
 echo "the disk"
-tr '\000-\377' '\001-\377\000' < /mnt/shared/from-disk | dd of=/dev/vda bs=64k conv=fsync || exit 1
+tr '\000-\377' '\001-\377\000' < /tmp/from-disk | dd of=/dev/vda bs=64k conv=fsync || exit 1
 echo "the console"
-cat /mnt/shared/from-disk > /dev/hvc0
+cat /tmp/from-disk > /dev/hvc0
 echo "sockets"
 {sockets} devices::the_guests_side_of_a_socket --include-ignored --nocapture || exit 1
 cat /proc/interrupts

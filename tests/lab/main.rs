@@ -4,6 +4,9 @@
 #![cfg(target_os = "linux")]
 #![allow(missing_docs)]
 
+#[cfg(hyperkit_hvf_standin)]
+use hvf_standin as _;
+
 #[path = "../common/mod.rs"]
 mod common;
 mod dmesg;

@@ -4,17 +4,19 @@
 //! a loader and libraries for arm64 are not among them.
 
 use crate::cargo::{self, Executable};
-use crate::{guest, packages, sysroot};
+use crate::{guest, host, packages, sysroot};
 use anyhow::{Context, Result, ensure};
 use lexopt::prelude::*;
 use std::process::Command;
 
 const HELP: &str = "\
-usage: cargo xtask build-arm64 [-- ARGUMENT…]
+usage: cargo xtask build-arm64 [--standin] [-- ARGUMENT…]
 
 Builds for arm64 Linux: the tests, benches and examples of the package hyperkit, and xtask, which is
 the first process of the arm64 lab; or what the arguments say, which `cargo build` gets instead of
 `--package hyperkit --all-targets`. The programs are static. Prints each one's kind, name and path.
+
+  --standin   for Hypervisor.framework instead of KVM, over the stand-in in tests/hvf_standin
 ";
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";
@@ -24,9 +26,10 @@ const LINKER: &str = "aarch64-linux-gnu-gcc";
 const LIBRARY: &str = "/usr/aarch64-linux-gnu/lib/libc.a";
 
 pub fn main(mut args: lexopt::Parser) -> Result<u8> {
-    let mut given = Vec::new();
+    let (mut accelerator, mut given) = (Accelerator::Kvm, Vec::new());
     while let Some(arg) = args.next()? {
         match arg {
+            Long("standin") => accelerator = Accelerator::StandIn,
             Long("help") => {
                 print!("{HELP}");
                 return Ok(0);
@@ -41,7 +44,7 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
     if given.is_empty() {
         given = ["--package", "hyperkit", "--all-targets"].map(Into::into).to_vec();
     }
-    let mut built = build(cargo()?.arg("build").args(given))?;
+    let mut built = build(cargo(accelerator)?.arg("build").args(given))?;
     built.push(xtask()?);
     for Executable { kind, name, path } in built {
         println!("{kind} {name} {}", path.display());
@@ -49,8 +52,17 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
     Ok(0)
 }
 
+/// What the programs are built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accelerator {
+    /// KVM.
+    Kvm,
+    /// Hypervisor.framework, by the stand-in for it in tests/hvf_standin.
+    StandIn,
+}
+
 /// cargo in the checkout, building for arm64.
-pub fn cargo() -> Result<Command> {
+pub fn cargo(accelerator: Accelerator) -> Result<Command> {
     packages::install(LINKER, "gcc-aarch64-linux-gnu")?;
     packages::install(LIBRARY, "libc6-dev-arm64-cross")?;
     let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
@@ -58,6 +70,11 @@ pub fn cargo() -> Result<Command> {
         flags.push(format!("--sysroot={}", sysroot.display()));
     }
     let mut cargo = cargo::cargo();
+    if accelerator == Accelerator::StandIn {
+        flags.extend(["--cfg", "hyperkit_hvf_standin"].map(str::to_owned));
+        // Beside the others: what is built with other flags takes the place of what is there.
+        cargo.env("CARGO_TARGET_DIR", host::cargo_target().join("standin"));
+    }
     cargo.env("CARGO_BUILD_TARGET", TARGET);
     cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", LINKER);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
@@ -75,7 +92,8 @@ pub fn build(cargo: &mut Command) -> Result<Vec<Executable>> {
 
 /// This program, for arm64.
 pub fn xtask() -> Result<Executable> {
-    let built = build(cargo()?.args(["build", "--quiet", "--release", "--package", "xtask"]))?;
+    let words = ["build", "--quiet", "--release", "--package", "xtask"];
+    let built = build(cargo(Accelerator::Kvm)?.args(words))?;
     let mut built = built.into_iter().filter(|built| built.name == "xtask" && built.kind == "bin");
     built.next().context("cargo has built no xtask")
 }

@@ -17,6 +17,9 @@ mod sys;
 mod vcpu;
 mod vm;
 
+#[cfg(all(test, hyperkit_hvf_standin))]
+use hvf_standin as _;
+
 use super::{Accelerator, Error, VmSpec};
 
 pub use vcpu::HvfVcpu;

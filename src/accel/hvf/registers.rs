@@ -75,6 +75,15 @@ impl Handle {
         check(answer, "hv_vcpu_set_sys_reg", on)
     }
 
+    /// A register of the interface to the interrupt controller.
+    fn get_interface(&self, register: SysReg) -> Result<u64, Error> {
+        let mut value = 0;
+        // SAFETY: the call writes the value.
+        let answer = unsafe { hv_gic_get_icc_reg(self.vcpu, register.pack(), &mut value) };
+        let on = || format!(" for {register} of vCPU {}", self.id);
+        check(answer, "hv_gic_get_icc_reg", on).map(|()| value)
+    }
+
     /// Sets a register of the interface to the interrupt controller.
     fn set_interface(&mut self, register: SysReg, value: u64) -> Result<(), Error> {
         // SAFETY: as for `set`.
@@ -201,7 +210,7 @@ const SYSTEM: &[SysReg] = &[
     CNTV_CVAL_EL0,
 ];
 
-/// The interface to the interrupt controller: nothing enabled, nothing active, every priority masked.
+/// The same of the interface to the interrupt controller.
 const INTERFACE: &[SysReg] = &[
     SysReg::new(3, 0, 12, 12, 6), // ICC_IGRPEN0_EL1
     SysReg::new(3, 0, 12, 12, 7), // ICC_IGRPEN1_EL1
@@ -216,34 +225,46 @@ const INTERFACE: &[SysReg] = &[
 /// registers are at first.
 pub struct Pristine {
     system: Vec<(SysReg, u64)>,
+    interface: Vec<(SysReg, u64)>,
     control: [(hv_reg_t, u64); 2],
 }
 
 impl Pristine {
-    /// Remembers the registers of a new vCPU.
+    /// Remembers the registers of a new vCPU. One that this version of macOS does not show is left alone.
     pub fn of(handle: &Handle) -> Result<Self, Error> {
-        let system = SYSTEM.iter().map(|&register| Ok((register, handle.get_system(register)?)));
-        let control = [HV_REG_FPCR, HV_REG_FPSR];
-        let mut values = [0; 2];
-        for (value, register) in values.iter_mut().zip(control) {
-            *value = handle.get(register)?;
-        }
+        let known = |register: SysReg, value: Result<u64, Error>| match value {
+            Ok(value) => Some((register, value)),
+            Err(error) => {
+                log::debug!("{error}");
+                None
+            }
+        };
+        let system = SYSTEM.iter().filter_map(|&it| known(it, handle.get_system(it)));
+        let interface = INTERFACE.iter().filter_map(|&it| known(it, handle.get_interface(it)));
         Ok(Self {
-            system: system.collect::<Result<_, Error>>()?,
-            control: [(control[0], values[0]), (control[1], values[1])],
+            system: system.collect(),
+            interface: interface.collect(),
+            control: [
+                (HV_REG_FPCR, handle.get(HV_REG_FPCR)?),
+                (HV_REG_FPSR, handle.get(HV_REG_FPSR)?),
+            ],
         })
     }
 
-    /// Makes `handle` as new, then puts it into `state`.
+    /// Makes `handle` as new, then puts it into `state`. What is as new already is not touched.
     pub fn load(&self, handle: &mut Handle, state: &CpuState) -> Result<(), Error> {
         for &(register, value) in &self.system {
-            handle.set_system(register, value)?;
+            if handle.get_system(register)? != value {
+                handle.set_system(register, value)?;
+            }
+        }
+        for &(register, value) in &self.interface {
+            if handle.get_interface(register)? != value {
+                handle.set_interface(register, value)?;
+            }
         }
         for &(register, value) in &self.control {
             handle.set(register, value)?;
-        }
-        for &register in INTERFACE {
-            handle.set_interface(register, 0)?;
         }
         for (register, &value) in (HV_REG_X0..).zip(&state.x) {
             handle.set(register, value)?;

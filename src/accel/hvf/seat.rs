@@ -23,9 +23,15 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// The vCPU is there.
-    pub fn take(&self, vcpu: hv_vcpu_t) {
-        *self.lock() = Some(vcpu);
+    /// The vCPU is there; `false` if another is.
+    #[must_use]
+    pub fn take(&self, vcpu: hv_vcpu_t) -> bool {
+        let mut place = self.lock();
+        let free = place.is_none();
+        if free {
+            *place = Some(vcpu);
+        }
+        free
     }
 
     /// The vCPU goes: kicks do nothing from here on.

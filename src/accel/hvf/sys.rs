@@ -105,6 +105,7 @@ unsafe extern "C" {
     pub fn hv_gic_create(config: *mut c_void) -> hv_return_t;
     pub fn hv_gic_reset() -> hv_return_t;
     pub fn hv_gic_set_spi(intid: u32, level: bool) -> hv_return_t;
+    pub fn hv_gic_get_icc_reg(vcpu: hv_vcpu_t, reg: hv_sys_reg_t, value: *mut u64) -> hv_return_t;
     pub fn hv_gic_set_icc_reg(vcpu: hv_vcpu_t, reg: hv_sys_reg_t, value: u64) -> hv_return_t;
     pub fn hv_gic_set_redistributor_reg(vcpu: hv_vcpu_t, reg: u32, value: u64) -> hv_return_t;
 

@@ -54,7 +54,9 @@ impl HvfVcpu {
         }
         handle.count_as_host()?;
         let pristine = Pristine::of(&handle)?;
-        seat.take(handle.vcpu());
+        if !seat.take(handle.vcpu()) {
+            return Err(Error::Unsupported(format!("there is a vCPU {id} already")));
+        }
         Ok(Self {
             handle,
             id,

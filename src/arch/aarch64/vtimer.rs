@@ -23,8 +23,11 @@ pub fn until(deadline: u64, count: u64, frequency: u64) -> Duration {
     duration(deadline.saturating_sub(count), frequency)
 }
 
-/// How long so many ticks take. Without a frequency they take for ever.
+/// How long so many ticks take. Without a frequency, any take for ever.
 fn duration(ticks: u64, frequency: u64) -> Duration {
+    if ticks == 0 {
+        return Duration::ZERO;
+    }
     let parts = (ticks.checked_div(frequency), ticks.checked_rem(frequency));
     let (Some(seconds), Some(rest)) = parts else {
         return Duration::MAX;
@@ -78,6 +81,7 @@ mod tests {
             (1, u64::MAX, Duration::from_nanos(1)),
             (0, u64::MAX, Duration::ZERO),
             (1, 0, Duration::MAX),
+            (0, 0, Duration::ZERO),
         ] {
             assert_eq!(until(ticks, 0, frequency), expected, "{ticks} at {frequency} Hz");
         }

@@ -11,7 +11,7 @@
 //! What is made up changes from access to access, so that every field of the syndrome matters: the register, with
 //! XZR for some of the stores of zero, and for loads whether they extend the sign, and to how many bits.
 
-/// The register number that is XZR.
+/// The register number that is XZR in a syndrome. To the framework it is the program counter.
 const XZR: u32 = 31;
 
 /// A load or store that ended a run.
@@ -64,7 +64,7 @@ impl Access {
     /// What the register holds, if it is the one of this access.
     pub fn get(&self, register: u32) -> Option<u64> {
         match self.kind {
-            _ if register != self.register => None,
+            _ if register != self.register || register == XZR => None,
             Kind::Load { value, .. } => value,
             Kind::Store { value } => Some(value),
         }

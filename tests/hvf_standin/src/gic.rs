@@ -16,8 +16,8 @@ use kvm_ioctls::DeviceFd;
 use crate::abi::*;
 use crate::vm::{CALLS, MAX_VCPUS, Object, Vm, current};
 
-/// Shared interrupts, by interrupt ID.
-const SPIS: Range<u32> = 32..1020;
+/// Shared interrupts, by interrupt ID: as many as KVM has.
+const SPIS: Range<u32> = 32..992;
 /// Bytes of the distributor and the message frame, and what their addresses are multiples of.
 const FRAME: usize = 64 << 10;
 /// Bytes of a vCPU's redistributor: two frames.
@@ -62,8 +62,7 @@ impl Gic {
         let device = vm.fd.create_device(&mut device).map_err(refused("KVM_CREATE_DEVICE"))?;
         let gic =
             Self { device, messages: config.messages.clone(), early: Mutex::new(Some(Vec::new())) };
-        let interrupts: u32 = 1024;
-        gic.set(KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &interrupts)?;
+        gic.set(KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &SPIS.end)?;
         gic.set(KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_DIST.into(), &distributor)?;
         gic.set(KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_REDIST.into(), &redistributors)?;
         Ok(gic)
@@ -158,7 +157,29 @@ impl Gic {
     }
 
     /// A register of a vCPU's interface. KVM lets nobody at it before its device is initialised, when it is as after
-    /// power-on, nor while a vCPU runs.
+    /// power-on, nor while a vCPU runs; then it reads as zero and forgets what is written.
+    pub fn get_interface(&self, affinity: u32, register: u16) -> Result<u64> {
+        let mut value = 0_u64;
+        if self.is_started() {
+            let mut attr = kvm_device_attr {
+                group: KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS,
+                attr: address(affinity, register.into()),
+                addr: &raw mut value as u64,
+                flags: 0,
+            };
+            let _calls = CALLS.lock();
+            // SAFETY: the kernel writes 8 bytes to `value`.
+            match unsafe { self.device.get_device_attr(&mut attr) } {
+                Err(error) if error.errno() != libc::EBUSY => {
+                    return Err(refused("KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS")(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(value)
+    }
+
+    /// The same, written.
     pub fn set_interface(&self, affinity: u32, register: u16, value: u64) -> Result {
         if !self.is_started() {
             return if value == 0 { Ok(()) } else { Err(HV_UNSUPPORTED) };

@@ -40,8 +40,8 @@
 //! * PSCI calls come out where the kernel has KVM's SMCCC filter, Linux 6.4 and later. Before that KVM answers
 //!   them itself, HVC never ends a run but for power-off and reset, and a machine has one vCPU. Calls of the SMCCC itself
 //!   (`SMCCC_VERSION` and `SMCCC_ARCH_*`) are KVM's everywhere.
-//! * The registers of the interrupt controller's message frame are not there, and `hv_gic_set_icc_reg` has no effect
-//!   while another vCPU runs.
+//! * The registers of the interrupt controller's message frame are not there, and what `hv_gic_set_icc_reg` writes
+//!   is forgotten while another vCPU runs.
 //! * The kind of processor, its errata and what its registers read at reset are those of the host.
 //! * `hv_vm_unmap` takes back whole mappings only. Registers that this processor lacks read as zero.
 //! * Nothing is known of speed.

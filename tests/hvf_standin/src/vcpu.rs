@@ -371,6 +371,21 @@ pub extern "C" fn hv_vcpu_set_vtimer_offset(vcpu: u64, offset: u64) -> Answer {
     owned(vcpu, |own| Register::counter().set(&own.fd, mach_absolute_time().wrapping_sub(offset)))
 }
 
+/// Reads a register of the vCPU's interface to the interrupt controller.
+///
+/// # Safety
+/// `value` can be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hv_gic_get_icc_reg(vcpu: u64, register: u16, value: *mut u64) -> Answer {
+    owned(vcpu, |own| {
+        let gic = own.vm.gic.get().ok_or(HV_NO_DEVICE)?;
+        let read = gic.get_interface(own.outside.affinity(), register)?;
+        // SAFETY: the caller's promise.
+        unsafe { *value = read };
+        Ok(())
+    })
+}
+
 /// Writes a register of the vCPU's interface to the interrupt controller.
 #[unsafe(no_mangle)]
 pub extern "C" fn hv_gic_set_icc_reg(vcpu: u64, register: u16, value: u64) -> Answer {

@@ -16,19 +16,21 @@ pub struct Fetched {
     pub own_busybox: PathBuf,
     /// Only machines that have an SMBIOS want it.
     pub dmidecode: Option<PathBuf>,
+    /// A newer kernel, for the lab's own machine: a user of KVM can have guests' PSCI calls only from Linux
+    /// 6.4 on (the SMCCC filter).
+    pub newer: Option<PathBuf>,
 }
 
 impl Fetched {
     fn from_list(arch: Arch, list: Vec<PathBuf>) -> Option<Fetched> {
-        let [cloud, generic, busybox, other] = list.try_into().ok()?;
-        let kernels = [cloud, generic];
-        Some(match arch {
-            Arch::X86_64 => {
-                let own_busybox = busybox.clone();
-                Fetched { kernels, busybox, own_busybox, dmidecode: Some(other) }
-            }
-            Arch::Arm64 => Fetched { kernels, busybox, own_busybox: other, dmidecode: None },
-        })
+        let mut list = list.into_iter();
+        let kernels = [list.next()?, list.next()?];
+        let busybox = list.next()?;
+        let (own_busybox, dmidecode, newer) = match arch {
+            Arch::X86_64 => (busybox.clone(), Some(list.next()?), None),
+            Arch::Arm64 => (list.next()?, None, Some(list.next()?)),
+        };
+        Some(Fetched { kernels, busybox, own_busybox, dmidecode, newer })
     }
 
     /// Those that were fetched before, if they are all there.
@@ -41,14 +43,11 @@ impl Fetched {
 
     /// Fetches what is not there in its newest version.
     pub fn fetch(arch: Arch, dir: &Path) -> Result<Fetched> {
-        let own = dir.join("own");
-        fs::create_dir_all(&own)?;
+        fs::create_dir_all(dir)?;
+        let suite = packages::suite()?;
         let mut apt = match arch {
             Arch::X86_64 => Apt::new(dir.join("apt"))?,
-            Arch::Arm64 => {
-                let sources = packages::sources(&packages::suite()?)?;
-                Apt::elsewhere(dir.join("apt"), &sources, "arm64")?
-            }
+            Arch::Arm64 => Apt::elsewhere(dir.join("apt"), &packages::sources(&suite)?, "arm64")?,
         };
         let mut list = Vec::new();
         for meta in arch.kernels() {
@@ -56,10 +55,17 @@ impl Fetched {
             list.push(apt.unpack(&package, dir)?);
         }
         list.push(apt.unpack("busybox-static", dir)?);
-        list.push(match arch {
-            Arch::X86_64 => apt.unpack("dmidecode", dir)?,
-            Arch::Arm64 => Apt::new(own.join("apt"))?.unpack("busybox-static", &own)?,
-        });
+        match arch {
+            Arch::X86_64 => list.push(apt.unpack("dmidecode", dir)?),
+            Arch::Arm64 => {
+                let own = dir.join("own");
+                list.push(Apt::new(own.join("apt"))?.unpack("busybox-static", &own)?);
+                let sources = packages::sources_beside(&suite, &format!("{suite}-backports"))?;
+                let mut apt = Apt::elsewhere(dir.join("apt-backports"), &sources, "arm64")?;
+                let package = apt.resolve("linux-image-arm64", "linux-image-")?;
+                list.push(apt.unpack(&package, dir)?);
+            }
+        }
         let names = list.iter().filter_map(|path| path.strip_prefix(dir).ok()?.to_str());
         let names: Vec<_> = names.collect();
         host::write_atomically(&dir.join("current"), (names.join("\n") + "\n").as_bytes())?;

@@ -91,7 +91,7 @@ pub fn build(arch: Arch, modules: &Path, fetched: &Fetched) -> Result<Vec<u8>> {
     let mut dependencies = String::new();
     for module in tree.closure(&[&loaded(arch), CARRIED].concat())? {
         let name = format!("{base}/{}", module.path.display());
-        archive.file(&name, 0o644, &tree.read(&module)?)?;
+        archive.file(&name, 0o644, &module.bytes)?;
         let depends = module.depends.iter().map(|path| format!(" {}", path.display()));
         let depends = depends.collect::<String>();
         dependencies += &format!("{}:{depends}\n", module.path.display());

@@ -54,10 +54,17 @@ pub struct Image {
     pub modules: PathBuf,
 }
 
+/// The kernel of the lab's own machine, in the form that QEMU starts soonest.
+pub struct LabKernel {
+    pub kernel: PathBuf,
+    pub modules: PathBuf,
+}
+
 /// All that `cargo xtask guest` provides.
 pub struct Guest {
     pub cloud: Image,
     pub generic: Image,
+    pub lab: LabKernel,
 }
 
 impl Guest {
@@ -140,21 +147,36 @@ fn guest(arch: Arch, dir: &Path, fetched: &Fetched) -> Result<Guest> {
         })
     };
     let [cloud, generic] = &fetched.kernels;
-    Ok(Guest { cloud: image("cloud", cloud)?, generic: image("generic", generic)? })
+    let (cloud, generic) = (image("cloud", cloud)?, image("generic", generic)?);
+    let lab = match &fetched.newer {
+        Some(package) => {
+            let modules = only_entry(&package.join("lib/modules"))?;
+            LabKernel { kernel: packaged(package, &modules)?, modules }
+        }
+        None => LabKernel {
+            kernel: generic.vmlinux.as_ref().unwrap_or(&generic.kernel).clone(),
+            modules: generic.modules.clone(),
+        },
+    };
+    Ok(Guest { cloud, generic, lab })
 }
 
 fn build(arch: Arch, image: &Image, package: &Path, fetched: &Fetched) -> Result<()> {
     eprintln!("xtask: building {}", image.initrd.display());
-    let release = image.modules.file_name().context("a kernel without a release")?;
-    let mut name = std::ffi::OsString::from("vmlinuz-");
-    name.push(release);
-    let kernel = package.join("boot").join(name);
+    let kernel = packaged(package, &image.modules)?;
     let kernel = fs::read(&kernel).with_context(|| format!("cannot read {}", kernel.display()))?;
     host::write_atomically(&image.kernel, &kernel)?;
     if let Some(path) = &image.vmlinux {
         host::write_atomically(path, &vmlinux::extract(&kernel)?)?;
     }
     host::write_atomically(&image.initrd, &initrd::build(arch, &image.modules, fetched)?)
+}
+
+/// The kernel in a package whose modules are in that folder.
+fn packaged(package: &Path, modules: &Path) -> Result<PathBuf> {
+    let mut name = std::ffi::OsString::from("vmlinuz-");
+    name.push(modules.file_name().context("a kernel without a release")?);
+    Ok(package.join("boot").join(name))
 }
 
 fn only_entry(dir: &Path) -> Result<PathBuf> {

@@ -37,11 +37,11 @@ pub fn write(init: &Path, guest: &Guest, to: &Path) -> Result<()> {
     for library in needed_libraries(init)? {
         archive.copy(&library.to_string_lossy(), 0o755, &library)?;
     }
-    let tree = Modules::new(&guest.generic.modules)?;
-    for (index, module) in tree.closure(MODULES)?.iter().enumerate() {
+    let tree = Modules::new(&guest.lab.modules)?;
+    for (index, module) in tree.closure(MODULES)?.into_iter().enumerate() {
         let name = module.path.file_name().context("a module without a name")?;
         let name = format!("modules/{index:03}-{}", name.to_string_lossy());
-        archive.file(&name, 0o644, &bare(tree.read(module)?))?;
+        archive.file(&name, 0o644, &bare(module.bytes))?;
     }
     host::write_atomically(to, &archive.finish()?)
 }

@@ -1,7 +1,7 @@
 //! The lab's machine: one QEMU process that emulates a processor which can virtualise.
 
 use super::Options;
-use super::hardware::{self, Hardware};
+use super::hardware::Hardware;
 use crate::guest::Guest;
 use crate::{host, packages};
 use anyhow::{Context, Result};
@@ -70,7 +70,7 @@ impl Machine {
         command.args(hardware.board);
         command.args(["-smp", &smp.to_string(), "-m", &options.memory.to_string()]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-        command.arg("-kernel").arg(hardware::kernel(guest)).arg("-initrd").arg(&initramfs);
+        command.arg("-kernel").arg(&guest.lab.kernel).arg("-initrd").arg(&initramfs);
         command.arg("-append").arg(hardware.words(options.arch));
         command.arg("-serial").arg(with_path("file:", &console, ""));
         command.args(["-device", "virtio-serial-pci,max_ports=3"]);

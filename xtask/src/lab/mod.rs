@@ -43,8 +43,9 @@ the caller's; it runs as root. Everything can be written, but what is written is
 apart from the checkout's target/, $CARGO_TARGET_DIR, and what --share names. TMPDIR is a tmpfs,
 HK_SCRATCH an ext4 file system of 8 GiB on a disk. There is no network but lo.
 
-  --arm64           an arm64 machine, and HK_… files for it. The files are still this machine's own, so the
-                    command is a static program, such as `cargo xtask build-arm64` builds
+  --arm64           an arm64 machine, with the kernel of Debian's backports, and HK_… files for it. All other
+                    files are this machine's, so the command is a static program, such as
+                    `cargo xtask build-arm64` builds
   --memory MIB      memory of the machine (default 3072)
   --smp N           its processors (default 1; with more, a stock kernel sometimes hangs in QEMU)
   --timeout SECS    end the command after this time (default 1200; 0: never)

@@ -41,7 +41,9 @@ const STAGES: &[Stage] = &[
     Stage { name: "clippy", tests: false, run: clippy },
     Stage { name: "doc", tests: false, run: doc },
     Stage { name: "host", tests: true, run: on_this_host },
-    Stage { name: "lab", tests: true, run: lab::run },
+    Stage { name: "lab", tests: true, run: lab::on_x86_64 },
+    Stage { name: "lab-arm64", tests: true, run: lab::on_arm64 },
+    Stage { name: "lab-hvf", tests: true, run: lab::on_standin },
     Stage { name: "fuzz", tests: false, run: fuzz_corpus },
 ];
 
@@ -118,7 +120,7 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
         let verdict = if tally.failed == 0 { "ok" } else { "FAILED" };
         let counts = format!("{:>5} passed {:>3} failed", tally.passed, tally.failed);
         let seconds = start.elapsed().as_secs_f64();
-        report += &format!("  {:<8} {seconds:>7.1} s {counts}   {verdict}\n", stage.name);
+        report += &format!("  {:<9} {seconds:>7.1} s {counts}   {verdict}\n", stage.name);
         passed += tally.passed;
         failed += tally.failed;
     }

@@ -6,9 +6,9 @@
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::Error;
-use super::file::{Image, Source};
 use crate::arch::x86_64::layout;
+use crate::boot::Error;
+use crate::boot::file::{Image, Source};
 
 /// Where the setup header starts in the file.
 const HEADER_START: usize = 0x1f1;

@@ -1,4 +1,4 @@
-//! Payloads into the memory of an x86-64 machine, through linux-loader.
+//! Kernels into the memory of an x86-64 machine, through linux-loader.
 
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::pvh::PvhBootConfigurator;
@@ -11,10 +11,11 @@ use linux_loader::loader::{self, KernelLoader};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::elf::{self, Entry};
-use super::file::{Image as Reader, Source};
-use super::{Error, Image, LoadParams, Payload};
+use super::{Image, Linux, LoadParams};
 use crate::arch::x86_64::state::CpuState;
 use crate::arch::x86_64::{entry, layout};
+use crate::boot::file::{Image as Reader, Source};
+use crate::boot::{Error, load_initrd, memory_error};
 use crate::memory::GuestRam;
 
 /// `type_of_loader` of a loader that has no number of its own.
@@ -22,7 +23,7 @@ const UNDEFINED_LOADER: u8 = 0xff;
 /// `loadflags`: the kernel is above 1 MiB.
 const LOADED_HIGH: u8 = 1 << 0;
 
-impl Payload {
+impl Linux {
     /// Puts everything into `ram` and returns the state in which the first processor enters the kernel.
     ///
     /// `ram` has the regions of [`layout::ram_regions`] and is all zeros: a kernel takes it for granted
@@ -31,24 +32,9 @@ impl Payload {
         self.check_cmdline(&params.cmdline)?;
         let initrd = self.place(ram.size())?;
         let memory = ram.memory();
+        load_initrd(memory, self.initrd.as_ref(), initrd)?;
         let boot = Boot { memory, ram_size: ram.size(), params, initrd };
-
-        if let (Some(source), Some((address, size))) = (&self.initrd, initrd) {
-            let len = usize::try_from(size).map_err(|error| source.load_error(error))?;
-            memory
-                .read_exact_volatile_from(GuestAddress(address), &mut Reader::plain(source), len)
-                .map_err(|error| source.load_error(error))?;
-        }
-        match &self.image {
-            Image::Flat(flat) => {
-                memory
-                    .write_slice(&flat.bytes, GuestAddress(flat.address))
-                    .map_err(|error| memory_error("code", error))?;
-                if flat.state.uses_boot_tables() {
-                    entry::write_tables(memory).map_err(|error| memory_error("tables", error))?;
-                }
-                Ok(flat.state)
-            }
+        match &self.kernel {
             Image::BzImage(kernel) => {
                 let at = Some(GuestAddress(kernel.start));
                 let header = run::<loader::BzImage>(memory, at, kernel.image(), &kernel.source)?;
@@ -76,10 +62,6 @@ fn run<L: KernelLoader>(
     L::load(memory, at, &mut image, None)
         .map(|result| result.setup_header)
         .map_err(|error| source.load_error(error))
-}
-
-fn memory_error(what: &'static str, why: impl ToString) -> Error {
-    Error::Memory { what, why: why.to_string() }
 }
 
 /// What the boot protocols tell a kernel.

@@ -4,41 +4,6 @@ use std::os::unix::fs::FileExt;
 
 use super::*;
 
-/// xorshift64*, from a fixed start: what fails once fails again.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    /// Changes a few fields, anywhere in these ranges, to values that tend to be at the edge of something.
-    fn mutate(&mut self, image: &mut [u8], ranges: &[Range<usize>]) {
-        for _ in 0..1 + self.below(3) {
-            let range = &ranges[self.below(ranges.len())];
-            let at = range.start + self.below(range.len());
-            let bits = self.below(64) as u32;
-            let value = match self.below(6) {
-                0 => 0,
-                1 => u64::MAX,
-                2 => 1_u64.wrapping_shl(bits),
-                3 => 1_u64.wrapping_shl(bits).wrapping_sub(1),
-                4 => self.next() & 0xff_ffff,
-                _ => self.next(),
-            };
-            let len = [1, 2, 4, 8][self.below(4)].min(image.len() - at);
-            put(image, at, &value.to_le_bytes()[..len]);
-        }
-    }
-}
-
 /// Opens, checks and loads mutants of `original`; returns how many could be loaded. All go to the same memory, which
 /// is not cleared between them: where nothing may be written, nothing was.
 fn run(original: &[u8], ranges: &[Range<usize>], rounds: u32, size: u64) -> u32 {

@@ -10,9 +10,11 @@
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::Error;
-use super::file::{Image, Source};
+use super::WANTED;
 use crate::arch::x86_64::layout;
+use crate::boot::Error;
+use crate::boot::describe::elf_machine;
+use crate::boot::file::{Image, Source};
 
 pub(super) const MAGIC: &[u8] = b"\x7fELF";
 const CLASS_32: u8 = 1;
@@ -160,8 +162,10 @@ fn read_headers(source: &Source) -> Result<(FileHeader, Vec<Segment>), Error> {
     let start = source.start(FILE_HEADER_LEN)?;
     // The identification tells what file it is, even if it is too short for the rest.
     match (start.get(4), start.get(5)) {
-        (Some(&CLASS_32), _) => return Err(source.not_a_kernel("a 32-bit ELF file")),
-        (Some(_), Some(&BIG_ENDIAN)) => return Err(source.not_a_kernel("a big-endian ELF file")),
+        (Some(&CLASS_32), _) => return Err(source.not_a_kernel("a 32-bit ELF file", WANTED)),
+        (Some(_), Some(&BIG_ENDIAN)) => {
+            return Err(source.not_a_kernel("a big-endian ELF file", WANTED));
+        }
         _ => {}
     }
     source.reaches("the ELF header", FILE_HEADER_LEN as u64)?;
@@ -173,12 +177,18 @@ fn read_headers(source: &Source) -> Result<(FileHeader, Vec<Segment>), Error> {
     }
     match header.machine.get() {
         EM_X86_64 => {}
-        machine => return Err(source.not_a_kernel(format!("an ELF file for {}", name(machine)))),
+        machine => {
+            return Err(
+                source.not_a_kernel(format!("an ELF file for {}", elf_machine(machine)), WANTED)
+            );
+        }
     }
     match header.kind.get() {
         ET_EXEC | ET_DYN => {}
         kind => {
-            return Err(source.not_a_kernel(format!("an ELF file of type {kind}, not a program")));
+            return Err(
+                source.not_a_kernel(format!("an ELF file of type {kind}, not a program"), WANTED)
+            );
         }
     }
 
@@ -195,17 +205,6 @@ fn read_headers(source: &Source) -> Result<(FileHeader, Vec<Segment>), Error> {
     let segments = <[Segment]>::ref_from_bytes(&table)
         .map_err(|_| source.corrupt("its program headers have no known form"))?;
     Ok((header, segments.to_vec()))
-}
-
-/// The name of an ELF machine that somebody may have a kernel for.
-fn name(machine: u16) -> String {
-    match machine {
-        3 => "32-bit x86".into(),
-        40 => "32-bit Arm".into(),
-        183 => "64-bit Arm".into(),
-        243 => "RISC-V".into(),
-        other => format!("another processor (machine {other})"),
-    }
 }
 
 /// The physical addresses a segment occupies, the end excluded.
