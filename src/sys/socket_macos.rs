@@ -2,8 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
-use rustix::fs::Mode;
+use rustix::fs::{CWD, Mode, RenameFlags, renameat_with};
 use rustix::io::{FdFlags, fcntl_setfd, ioctl_fionbio};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
@@ -56,4 +57,9 @@ fn prepare(socket: &OwnedFd) -> io::Result<()> {
 /// A socket has no mode of its own here, only its file has.
 pub(crate) fn set_mode(_: &OwnedFd, _: Mode) -> io::Result<()> {
     Ok(())
+}
+
+/// Another name, unless something has it: that a socket may have two is not said anywhere.
+pub(crate) fn name(file: &Path, name: &Path) -> io::Result<()> {
+    Ok(renameat_with(CWD, file, CWD, name, RenameFlags::NOREPLACE)?)
 }
