@@ -4,8 +4,11 @@
 //! in its memory is carried out on the device's own thread, whatever the engine; so the engines are compared where they
 //! have something to do: reads that the host has to fetch, flushes, and large requests.
 
+#[cfg_attr(target_os = "linux", path = "support/cache_linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "support/cache_macos.rs")]
+mod cache;
+
 use std::cell::Cell;
-use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -134,13 +137,6 @@ fn file(folder: &Path) -> NamedTempFile {
     file
 }
 
-/// Makes the host forget what it has of a file in memory.
-#[cfg(target_os = "linux")]
-fn forget(file: &File) {
-    file.sync_data().expect("it can be stored");
-    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).expect("it can be advised");
-}
-
 fn engines() -> impl Iterator<Item = (Engine, &'static str)> {
     let engines = [(Engine::IoUring, "io_uring, "), (Engine::Threads, "threads, ")];
     engines.into_iter().filter(|(engine, name)| {
@@ -186,14 +182,13 @@ fn main() {
                 machine.burst(1, KINDS[1]);
             };
             run(&mut group, how, KINDS[3], &mut machine, &before);
-            #[cfg(target_os = "linux")]
-            if name == "file" {
+            if name == "file" && cache::forget(file.as_file()) {
                 let forgotten = Cell::new(None);
                 let before = |machine: &mut Machine| {
                     // Before a block comes again.
                     let round = SIZE as u64 / 4096 - 32;
                     if forgotten.get().is_none_or(|last| machine.count - last >= round) {
-                        forget(file.as_file());
+                        cache::forget(file.as_file());
                         forgotten.set(Some(machine.count));
                     }
                 };

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use hyperkit::arch::SERIAL_CONSOLE;
 use hyperkit::{Console, Disk, Kernel, RingBuffer, Running, Vm, Vsock};
 use lexopt::prelude::*;
 
@@ -24,7 +25,7 @@ Usage: docker_sock --kernel FILE --initrd FILE --socket PATH [OPTION]...
 
   --kernel FILE    bzImage or ELF vmlinux
   --initrd FILE    initial RAM disk
-  --cmdline TEXT   kernel command line [console=ttyS0]
+  --cmdline TEXT   kernel command line [console=ttyS0, or ttyAMA0 on arm64]
   --memory MIB     guest memory [1024]
   --disk FILE      raw disk, read-only
   --port PORT      the guest's port [2376]
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
 /// What the command line says; nothing, if it only asks for help.
 fn options() -> Result<Option<Options>, Box<dyn Error>> {
     let (mut kernel, mut initrd, mut disk, mut socket) = (None, None, None, None);
-    let (mut cmdline, mut memory, mut port) = ("console=ttyS0".to_owned(), 1024_u64, 2376);
+    let (mut cmdline, mut memory, mut port) = (format!("console={SERIAL_CONSOLE}"), 1024_u64, 2376);
     let mut args = lexopt::Parser::from_env();
     while let Some(arg) = args.next()? {
         match arg {

@@ -1,11 +1,18 @@
 //! Guest memory: the RAM of a machine, mapped into this process.
 //!
-//! RAM is taken from the host only when it is touched, and given back by [`GuestRam::clear`]. What the guest writes
+//! RAM is taken from the host only when it is touched, and on Linux given back by [`GuestRam::clear`]. What the guest writes
 //! there can change at any moment, so nothing in this crate holds a Rust reference into it: all access goes
 //! through vm-memory's volatile accessors.
 
 mod buffers;
+#[cfg(target_os = "linux")]
+#[path = "memory/host_linux.rs"]
+mod host;
+#[cfg(target_os = "macos")]
+#[path = "memory/host_macos.rs"]
+mod host;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -102,37 +109,13 @@ impl GuestRam {
         self.memory.iter().map(|region| (region.start_addr().0, region.as_ptr(), region.len()))
     }
 
-    /// Zeroes all of it, by giving every page back to the host.
+    /// Zeroes all of it, on Linux by giving every page back to the host.
     pub fn clear(&self) -> io::Result<()> {
-        #[cfg(target_os = "linux")]
-        let advice = match self.backing {
-            Backing::Anonymous => rustix::mm::Advice::LinuxDontNeed,
-            Backing::Memfd => rustix::mm::Advice::LinuxRemove,
-        };
-        for (_, host, len) in self.regions() {
-            #[cfg(target_os = "linux")]
-            // SAFETY: the range is a whole mapping that `self` owns, and only ever read and written through
-            // volatile accesses, which may find zeros at any time: the guest could have written them.
-            unsafe {
-                rustix::mm::madvise(host.cast(), len as usize, advice)?;
-            }
-            #[cfg(not(target_os = "linux"))]
-            // SAFETY: as above; a new anonymous mapping replaces the old one at the same addresses.
-            unsafe {
-                use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-                mmap_anonymous(
-                    host.cast(),
-                    len as usize,
-                    ProtFlags::READ | ProtFlags::WRITE,
-                    MapFlags::PRIVATE | MapFlags::FIXED,
-                )?;
-            }
-        }
-        Ok(())
+        self.memory.iter().try_for_each(|region| host::clear(region, self.backing))
     }
 }
 
-fn map(start: u64, len: u64, backing: Backing, huge: bool) -> Result<GuestRegionMmap, Error> {
+fn map(start: u64, len: u64, backing: Backing, huge_pages: bool) -> Result<GuestRegionMmap, Error> {
     let fail = |source: io::Error| Error::Map { len, source };
     let bytes = usize::try_from(len)
         .map_err(|_| Error::Size { size: len, why: "the host cannot address that much".into() })?;
@@ -150,44 +133,20 @@ fn map(start: u64, len: u64, backing: Backing, huge: bool) -> Result<GuestRegion
         vm_memory::mmap::MmapRegionError::Mmap(source) => fail(source),
         other => fail(io::Error::other(other.to_string())),
     })?;
-    if huge {
-        huge_pages(region.as_ptr(), bytes);
-    }
-    GuestRegionMmap::new(region, GuestAddress(start)).ok_or_else(|| Error::Size {
+    let region = GuestRegionMmap::new(region, GuestAddress(start)).ok_or_else(|| Error::Size {
         size: len,
         why: "it passes the end of the address space".into(),
+    })?;
+    host::prepare(&region, huge_pages).map_err(fail)?;
+    Ok(region)
+}
+
+fn memfd(len: u64) -> Result<File, Error> {
+    host::memfd(len).map_err(|source| match source.kind() {
+        io::ErrorKind::Unsupported => Error::NoMemfd,
+        _ => Error::Map { len, source },
     })
 }
-
-#[cfg(target_os = "linux")]
-fn memfd(len: u64) -> Result<std::fs::File, Error> {
-    use rustix::fs::MemfdFlags;
-    let create = || -> io::Result<std::fs::File> {
-        let fd = rustix::fs::memfd_create("hyperkit-ram", MemfdFlags::CLOEXEC)?;
-        let file = std::fs::File::from(fd);
-        file.set_len(len)?;
-        Ok(file)
-    };
-    create().map_err(|source| Error::Map { len, source })
-}
-
-#[cfg(not(target_os = "linux"))]
-fn memfd(_len: u64) -> Result<std::fs::File, Error> {
-    Err(Error::NoMemfd)
-}
-
-#[cfg(target_os = "linux")]
-fn huge_pages(host: *mut u8, len: usize) {
-    // SAFETY: the range is a mapping that was just made; the advice changes no contents.
-    let advised =
-        unsafe { rustix::mm::madvise(host.cast(), len, rustix::mm::Advice::LinuxHugepage) };
-    if let Err(error) = advised {
-        log::debug!("no transparent huge pages for guest memory: {error}");
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn huge_pages(_host: *mut u8, _len: usize) {}
 
 impl GuestRam {
     /// The descriptors behind the RAM, region by region, for other processes to map; empty without
@@ -204,7 +163,8 @@ mod tests {
 
     #[test]
     fn is_readable_writable_and_cleared() {
-        for backing in [Backing::Anonymous, Backing::Memfd] {
+        let count = if cfg!(target_os = "linux") { 2 } else { 1 };
+        for backing in [Backing::Anonymous, Backing::Memfd].into_iter().take(count) {
             let ram = GuestRam::new(&[(0, 4 << 20), (1 << 32, 2 << 20)], backing, true).unwrap();
             assert_eq!(ram.size(), 6 << 20);
             for address in [GuestAddress(0x1234), GuestAddress((1 << 32) + 0x1f_fff0)] {
@@ -219,6 +179,14 @@ mod tests {
     }
 
     #[test]
+    #[cfg(not(target_os = "linux"))]
+    fn there_is_no_memfd_but_on_linux() {
+        let ram = GuestRam::new(&[(0, 4 << 20)], Backing::Memfd, false);
+        assert!(matches!(ram, Err(Error::NoMemfd)), "{ram:?}");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
     fn is_taken_from_the_host_only_when_touched() {
         let resident = || {
             let statm = std::fs::read_to_string("/proc/self/statm").unwrap();

@@ -9,12 +9,16 @@ mod net;
 mod share;
 mod vsock;
 
+#[cfg(hyperkit_hvf_standin)]
+use hvf_standin as _;
+
 use std::error::Error as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc;
 
 use hyperkit::accel;
+use hyperkit::arch::SERIAL_CONSOLE;
 use hyperkit::boot::Kernel;
 use hyperkit::console::Console;
 use hyperkit::disk::Disk;
@@ -32,7 +36,7 @@ Usage: boot --kernel FILE [OPTION]...
 
   --kernel FILE        bzImage or ELF vmlinux
   --initrd FILE        initial RAM disk
-  --cmdline TEXT       kernel command line [console=ttyS0, or hvc0 with --console virtio]
+  --cmdline TEXT       kernel command line [console=hvc0 with --console virtio, else ttyS0 (x86-64) or ttyAMA0 (arm64)]
   --cpus N             vCPUs [1]
   --memory SIZE        guest memory, with K, M or G [512M]
   --huge-pages         ask the host for transparent huge pages
@@ -62,7 +66,7 @@ Usage: boot --kernel FILE [OPTION]...
                        (HyperKit's: DIR/connect, DIR/guest.PORT; DIR/00000002.PORT), guest=PORT:PATH and
                        host=PORT:PATH (a socket for each port of the guest or the host, as vfkit has them), cid=N
                        [3], connections=N [8192]
-  --console KIND       what the terminal is in the guest: serial (ttyS0) or virtio (hvc0) [serial]
+  --console KIND       what the terminal is in the guest: serial (ttyS0, ttyAMA0) or virtio (hvc0) [serial]
   --virtio-on-cmdline  announce virtio devices on the command line, for kernels without ACPI
   --no-reboot          end when the guest asks for a reset, instead of booting again
   --probe              only tell whether this host can run an unmodified kernel
@@ -267,7 +271,7 @@ fn run(options: Options) -> Result<End, Error> {
         // Nobody listens once the machine has ended.
         let _ = stop.send(());
     });
-    let console = if options.virtio_console { "hvc0" } else { "ttyS0" };
+    let console = if options.virtio_console { "hvc0" } else { SERIAL_CONSOLE };
     let cmdline = options.cmdline.unwrap_or_else(|| format!("console={console}"));
     let mut kernel = Kernel::linux(options.kernel).cmdline(cmdline);
     if let Some(initrd) = options.initrd {

@@ -4,8 +4,8 @@
 
 use crate::ops::{Encode, unparse};
 use crate::{
-    chipset, dns_dhcp, kernel, net_stream, p9, qcow2, queue, queue_net, queue_vsock, serial,
-    user_frames, user_tcp, virtio_mmio,
+    arm64_exits, chipset, dns_dhcp, kernel, net_stream, p9, qcow2, queue, queue_net, queue_vsock,
+    serial, user_frames, user_tcp, virtio_mmio,
 };
 
 /// An input: its target, its name, its bytes.
@@ -23,6 +23,7 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(queue_vsock());
     seeds.extend(serial());
     seeds.extend(chipset());
+    seeds.extend(arm64_exits());
     seeds.extend(kernel());
     seeds.extend(net_stream());
     seeds.extend(user_frames());
@@ -570,6 +571,117 @@ fn serial() -> impl Iterator<Item = Seed> {
                     Op::Read { offset: 0, len: 7 },
                     Op::Read { offset: 6, len: 3 },
                     Op::Write { offset: 9, len: 3, value: 0 },
+                ],
+            ),
+        ],
+    )
+}
+
+fn arm64_exits() -> impl Iterator<Item = Seed> {
+    use arm64_exits::{Head, Op, RAM};
+    let [one, two, many] = [0, 1, 19].map(|cpus| Head { cpus, frequency: 24_000_000 });
+    let [hvc32, hvc64] = [0, 2];
+    let call =
+        |vcpu, how, function, [x1, x2, x3]: [u64; 3]| Op::Call { vcpu, how, function, x1, x2, x3 };
+    let access = |how, register| Op::Access { vcpu: 0, how, register, address: 0x0900_0018 };
+    let set = |register, value| Op::Set { vcpu: 0, register, value };
+    let system = |register, rt| Op::SysReg { vcpu: 0, register, rt };
+    seeds(
+        "arm64_exits",
+        [
+            (
+                "loads-and-stores",
+                one,
+                vec![
+                    set(1, 0x8877_6655_4433_22f1),
+                    access(16 | 3, 1),
+                    access(0, 2),
+                    access(4, 3),
+                    access(4 | 8, 4),
+                    access(4 | 8 | 1, 5),
+                    access(4 | 8 | 2, 6),
+                    access(3 | 8, 31),
+                    access(16 | 2, 31),
+                    access(3 | 8, 7),
+                ],
+            ),
+            (
+                "no-access-to-take-apart",
+                one,
+                vec![
+                    set(33, 0xffff_8000_0801_0800),
+                    set(34, 0x30d0_0800),
+                    // Not decoded, cache maintenance, page tables nowhere, external abort.
+                    Op::Class { vcpu: 0, class: 0x24, iss: 0x47, address: 0x1000 },
+                    Op::Class { vcpu: 0, class: 0x24, iss: 0x147, address: 0x1000 },
+                    Op::Class { vcpu: 0, class: 0x24, iss: 0x87, address: 0x1000 },
+                    Op::Class { vcpu: 0, class: 0x24, iss: 0x180_0010, address: 0x1000 },
+                    Op::Class { vcpu: 0, class: 0x20, iss: 0x07, address: 0x2000 },
+                    Op::Class { vcpu: 0, class: 0x19, iss: 0, address: 0 },
+                    Op::Exit { vcpu: 0, syndrome: 0xf200_0000, address: 0 },
+                    Op::Exit { vcpu: 0, syndrome: u64::MAX, address: u64::MAX },
+                ],
+            ),
+            (
+                "processors-on-and-off",
+                two,
+                vec![
+                    call(0, hvc32, 0, [0; 3]),
+                    call(0, hvc32, 10, [0xc400_0003, 0, 0]),
+                    call(0, hvc64, 4, [1, 0, 0]),
+                    call(0, hvc64, 3, [1, RAM.0 + 0x1000, 7]),
+                    call(0, hvc64, 3, [1, RAM.0, 7]),
+                    Op::Access { vcpu: 1, how: 16, register: 0, address: 0 },
+                    call(0, hvc64, 3, [1, RAM.0, 7]),
+                    call(1, hvc32, 2, [0; 3]),
+                    call(0, hvc64, 3, [1, 2, 7]),
+                    call(0, hvc32 | 1, 3, [1, RAM.0, u64::MAX]),
+                    call(1, hvc32 | 1, 1, [0; 3]),
+                    call(1, hvc32, 9, [0; 3]),
+                    call(0, hvc32, 8, [0; 3]),
+                ],
+            ),
+            (
+                "clusters",
+                many,
+                vec![
+                    call(0, hvc64, 3, [0x103, RAM.0, 1]),
+                    call(0, hvc64, 4, [0x100, 1, 0]),
+                    call(19, hvc64, 3, [0xf, RAM.0 + RAM.1 - 4, 2]),
+                    call(15, hvc64, 3, [0x10, RAM.0, 2]),
+                    call(15, hvc64, 4, [0, 4, 0]),
+                    Op::Pass { ticks: 1 },
+                    call(0, hvc64, 4, [0, 3, 0]),
+                ],
+            ),
+            (
+                "system-registers",
+                one,
+                vec![
+                    set(0, 1),
+                    // OSLAR_EL1, OSLSR_EL1, MDSCR_EL1, PMCR_EL0, CNTPCT_EL0, an ID register, one that is not there.
+                    system(0x8084, 32 | 31),
+                    system(0x808c, 1),
+                    system(0x8084, 32),
+                    system(0x808c, 1),
+                    system(0x8012, 32),
+                    system(0xdce0, 2),
+                    Op::Pass { ticks: 1000 },
+                    system(0xdf01, 3),
+                    system(0xc03f, 31),
+                    system(0xc787, 32),
+                ],
+            ),
+            (
+                "waits",
+                one,
+                vec![
+                    set(5, 48_000_000),
+                    Op::Wait { vcpu: 0, how: 0, register: 0, control: 1, compare: 24_000_000 },
+                    Op::Wait { vcpu: 0, how: 1, register: 0, control: 3, compare: 0 },
+                    Op::Pass { ticks: u64::MAX - 1 },
+                    Op::Wait { vcpu: 0, how: 2, register: 5, control: 5, compare: u64::MAX },
+                    Op::Wait { vcpu: 0, how: 3, register: 31, control: 1, compare: 1 },
                 ],
             ),
         ],

@@ -18,10 +18,16 @@ use crate::bus::Flow;
 use crate::memory::GuestRam;
 use crate::sys::Notifier;
 
+#[cfg(any(all(target_os = "macos", target_arch = "aarch64"), hyperkit_hvf_standin))]
+pub mod hvf;
 #[cfg(target_os = "linux")]
 pub mod kvm;
-#[cfg(target_os = "linux")]
-#[path = "native_linux.rs"]
+#[cfg_attr(all(target_os = "linux", not(hyperkit_hvf_standin)), path = "native_linux.rs")]
+#[cfg_attr(
+    any(all(target_os = "macos", target_arch = "aarch64"), hyperkit_hvf_standin),
+    path = "native_macos_aarch64.rs"
+)]
+#[cfg_attr(all(target_os = "macos", target_arch = "x86_64"), path = "native_macos_x86_64.rs")]
 mod native;
 pub mod scripted;
 
@@ -69,7 +75,8 @@ pub trait AccelVm: Send + Sync + 'static {
     fn doorbells(&self) -> Option<&dyn Doorbells>;
 
     /// Puts what the accelerator itself emulates (interrupt controllers, timers) back to its power-on state.
-    /// No vCPU runs while it is called.
+    /// No vCPU runs while it is called. Guest memory may have been cleared before, and what the accelerator maps is
+    /// what is there now.
     fn reset(&self) -> Result<(), Error>;
 }
 
@@ -157,8 +164,23 @@ pub enum Exit {
     Interrupted,
 }
 
+/// The kind of a machine's interrupt controller, which the guest has to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Controller {
+    /// An I/O APIC and local APICs, beside the PC's older ones (x86).
+    Apic,
+    /// An Arm GIC of version 2 (IHI 0048).
+    GicV2,
+    /// An Arm GIC of version 3, with a redistributor for each vCPU (IHI 0069).
+    GicV3,
+}
+
 /// The machine's interrupt lines.
 pub trait Interrupts: Send + Sync {
+    /// What they lead to.
+    fn controller(&self) -> Controller;
+
     /// The line with global system interrupt number `gsi`.
     fn line(&self, gsi: u32) -> Result<Arc<dyn IrqLine>, Error>;
 }
@@ -222,7 +244,7 @@ pub enum Error {
     },
     /// The accelerator gave up (KVM_EXIT_INTERNAL_ERROR).
     #[error(
-        "the accelerator gave up on vCPU {vcpu} at RIP {rip:#x}, instruction bytes {bytes:02x?}: {reason}"
+        "the accelerator gave up on vCPU {vcpu} at PC {pc:#x}, instruction bytes {bytes:02x?}: {reason}"
     )]
     Internal {
         /// Which vCPU.
@@ -230,7 +252,7 @@ pub enum Error {
         /// What kind of failure.
         reason: String,
         /// Where the guest was.
-        rip: u64,
+        pc: u64,
         /// The instruction there, as far as it is known.
         bytes: Vec<u8>,
     },

@@ -6,10 +6,10 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use super::{
-    AccelVcpu, AccelVm, Accelerator, Doorbells, Error, Exit, ExitHandler, Interrupts, IrqLine,
-    Kicker, VcpuBinder, VmSpec,
+    AccelVcpu, AccelVm, Accelerator, Controller, Doorbells, Error, Exit, ExitHandler, Interrupts,
+    IrqLine, Kicker, VcpuBinder, VmSpec,
 };
-use crate::arch::CpuState;
+use crate::arch::{CONTROLLER, CpuState};
 use crate::bus::Flow;
 use crate::memory::GuestRam;
 use crate::sys::Notifier;
@@ -127,6 +127,10 @@ impl AccelVm for ScriptedVm {
 }
 
 impl Interrupts for ScriptedVm {
+    fn controller(&self) -> Controller {
+        CONTROLLER
+    }
+
     fn line(&self, gsi: u32) -> Result<Arc<dyn IrqLine>, Error> {
         Ok(Arc::new(Line { gsi, log: self.0.log.clone() }))
     }

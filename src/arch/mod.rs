@@ -5,6 +5,6 @@ pub mod aarch64;
 pub mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
-pub use aarch64::state::CpuState;
+pub use aarch64::{CONTROLLER, SERIAL_CONSOLE, state::CpuState};
 #[cfg(target_arch = "x86_64")]
-pub use x86_64::state::CpuState;
+pub use x86_64::{CONTROLLER, SERIAL_CONSOLE, state::CpuState};

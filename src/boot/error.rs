@@ -45,7 +45,7 @@ pub enum Error {
     },
     /// The file is something else than a kernel that this machine can boot.
     #[error(
-        "the kernel {} cannot boot here: it is {found}; give a bzImage, or an ELF vmlinux, for x86-64",
+        "the kernel {} cannot boot here: it is {found}; give {wanted}",
         path.display()
     )]
     NotAKernel {
@@ -53,6 +53,8 @@ pub enum Error {
         path: PathBuf,
         /// What it looks like.
         found: String,
+        /// What to give instead.
+        wanted: &'static str,
     },
     /// The file ends before what its header announces.
     #[error(

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use vm_memory::bitmap::BitmapSlice;
-use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryMmap, ReadVolatile, VolatileMemoryError, VolatileSlice,
+};
 
 use super::Error;
 
@@ -80,8 +82,8 @@ impl Source {
         Error::Corrupt { path: self.path.clone(), why: why.into() }
     }
 
-    pub(super) fn not_a_kernel(&self, found: impl Into<String>) -> Error {
-        Error::NotAKernel { path: self.path.clone(), found: found.into() }
+    pub(super) fn not_a_kernel(&self, found: impl Into<String>, wanted: &'static str) -> Error {
+        Error::NotAKernel { path: self.path.clone(), found: found.into(), wanted }
     }
 
     pub(super) fn unsupported(&self, why: impl Into<String>) -> Error {
@@ -114,6 +116,19 @@ impl<'a> Image<'a> {
     /// All of a file, without checked headers.
     pub(super) fn plain(source: &'a Source) -> Self {
         Self { head: &[], source, resume: 0, len: source.len(), at: 0 }
+    }
+
+    /// Copies the next `len` bytes to guest memory.
+    pub(super) fn load(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        address: u64,
+        len: u64,
+    ) -> Result<(), Error> {
+        let len = usize::try_from(len).map_err(|error| self.source.load_error(error))?;
+        memory
+            .read_exact_volatile_from(GuestAddress(address), self, len)
+            .map_err(|error| self.source.load_error(error))
     }
 
     /// The part of `head` from the current position, if that is not behind it.

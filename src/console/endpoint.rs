@@ -16,7 +16,7 @@ use rustix::termios::isatty;
 
 use super::port::Shared;
 use super::queue::Queue;
-use crate::sys::terminal;
+use crate::sys::{Silent, terminal};
 
 /// How much is moved at once.
 const CHUNK: usize = 16 << 10;
@@ -83,6 +83,7 @@ impl AsFd for Source {
 
 /// Where output goes.
 pub(super) struct Sink {
+    _silent: Silent,
     fd: Arc<OwnedFd>,
     queue: Arc<Queue>,
     how: How,
@@ -99,7 +100,7 @@ enum How {
 impl Sink {
     /// An open file that is ours alone, and non-blocking if it is a kind that can block.
     pub fn owned(fd: Arc<OwnedFd>, queue: Arc<Queue>) -> Self {
-        Self { fd, queue, how: How::Write(CHUNK) }
+        Self::new(fd, queue, How::Write(CHUNK))
     }
 
     /// An open file that others may share.
@@ -109,7 +110,7 @@ impl Sink {
             // open file of our own; where that is not permitted, go byte by byte.
             return Ok(match terminal::reopen_for_output(&fd) {
                 Ok(ours) => Self::owned(Arc::new(ours.into()), queue),
-                Err(_) => Self { fd: Arc::new(fd), queue, how: How::Write(1) },
+                Err(_) => Self::new(Arc::new(fd), queue, How::Write(1)),
             });
         }
         let how = match FileType::from_raw_mode(fstat(&fd)?.st_mode) {
@@ -117,7 +118,11 @@ impl Sink {
             FileType::RegularFile => How::Write(CHUNK),
             _ => How::Write(PIPE_BUF),
         };
-        Ok(Self { fd: Arc::new(fd), queue, how })
+        Ok(Self::new(Arc::new(fd), queue, how))
+    }
+
+    fn new(fd: Arc<OwnedFd>, queue: Arc<Queue>, how: How) -> Self {
+        Self { _silent: Silent::new(&fd), fd, queue, how }
     }
 
     pub fn queue(&self) -> &Queue {

@@ -6,10 +6,8 @@
 //! * **Nothing typed early is lost.** A driver that starts up clears the receiver, which is right on a line where
 //!   nobody waits, and wrong for input that was piped in before the guest booted. So input stays on the host until
 //!   the guest listens: until it enables the receive interrupt, or polls LSR without doing anything else.
-//! * **Nothing is lost by haste.** The next bytes come when the guest has drained the last ones, and after as long a
-//!   break as that took it. Without the break an interrupt handler would never see an empty receiver (Linux gives
-//!   up after a while, "too much work for irq4"), and a guest with one processor would never come to the program
-//!   that reads. The break is waited for on the console's thread, and only while there is input.
+//! * **Nothing is lost by haste.** The next bytes come when the guest has drained the last ones, after a break that is
+//!   waited for on the console's thread, and only while there is input.
 //! * **RTS is honoured**, once the guest has used it, for guests that do flow control (`stty crtscts`).
 //! * **IIR tells the truth.** vm-superio forgets received data as soon as IIR or the first byte was read. A handler
 //!   that leaves data behind, as Linux's does after 256 bytes, would never come back for it.
@@ -19,11 +17,12 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use vm_superio::Trigger;
 use vm_superio::serial::{NoEvents, Serial as Registers};
 
+use super::pace::Pace;
 use crate::accel::IrqLine;
 use crate::bus::{BusDevice, Flow};
 use crate::console::Port;
@@ -49,8 +48,6 @@ const LSR_READY: u8 = 1 << 0;
 
 /// So many reads of LSR without a write to any register are polling. A driver that starts up does a few.
 const POLLING: u8 = 16;
-/// The longest break. A guest that took longer was doing other work.
-const LONGEST_BREAK: Duration = Duration::from_millis(1);
 /// What the receiver holds in vm-superio.
 const RECEIVER: usize = 64;
 
@@ -71,10 +68,7 @@ struct Uart {
     polls: u8,
     /// The guest has raised RTS at least once.
     uses_rts: bool,
-    /// When the receiver was last filled.
-    filled: Option<Instant>,
-    /// No more input until then.
-    resume: Option<Instant>,
+    pace: Pace,
 }
 
 struct Edge(Arc<dyn IrqLine>);
@@ -114,17 +108,7 @@ impl Uart {
     fn new(port: Port, irq: Arc<dyn IrqLine>) -> Self {
         let mut registers = Registers::new(Edge(irq), port.clone());
         let [ier, lcr, mcr] = [IER, LCR, MCR].map(|register| registers.read(register));
-        Self {
-            registers,
-            port,
-            ier,
-            lcr,
-            mcr,
-            polls: 0,
-            uses_rts: false,
-            filled: None,
-            resume: None,
-        }
+        Self { registers, port, ier, lcr, mcr, polls: 0, uses_rts: false, pace: Pace::default() }
     }
 
     /// The guest takes input as it comes, or looks for it.
@@ -143,16 +127,14 @@ impl Uart {
             return;
         }
         let now = Instant::now();
-        if let Some(left) = self.resume.map(|resume| resume.saturating_duration_since(now))
-            && !left.is_zero()
-        {
+        if let Some(left) = self.pace.rest(now) {
             self.port.call_again(left);
             return;
         }
         let mut bytes = [0; RECEIVER];
         let count = self.port.read(&mut bytes);
         if count > 0 {
-            self.filled = Some(now);
+            self.pace.filled(now);
             // The receiver is empty and not in loopback mode: everything fits.
             let _ = self.registers.enqueue_raw_bytes(&bytes[..count]);
         }
@@ -163,15 +145,6 @@ impl Uart {
         self.registers.read(LSR) & LSR_READY != 0
     }
 
-    /// The receiver has just been drained.
-    fn drained(&mut self) {
-        let now = Instant::now();
-        let took = self.filled.take().map(|filled| now.saturating_duration_since(filled));
-        let pause = took.unwrap_or_default().min(LONGEST_BREAK);
-        self.resume = Some(now + pause);
-        self.port.call_again(pause);
-    }
-
     fn read(&mut self, register: u8) -> u8 {
         match register {
             RBR if self.lcr & LCR_DLAB == 0 => {
@@ -180,7 +153,7 @@ impl Uart {
                 }
                 let byte = self.registers.read(RBR);
                 if !self.ready() {
-                    self.drained();
+                    self.port.call_again(self.pace.drained());
                 }
                 byte
             }

@@ -24,6 +24,13 @@ impl Line {
         self.state.lock().unwrap().high
     }
 
+    /// Waits until the line is held up.
+    pub fn wait_high(&self, at_most: Duration) -> bool {
+        let state = self.state.lock().unwrap();
+        let wait = self.raised.wait_timeout_while(state, at_most, |state| !state.high);
+        wait.unwrap().0.high
+    }
+
     /// How many edges there were.
     pub fn pulses(&self) -> u64 {
         self.state.lock().unwrap().pulses
@@ -51,5 +58,6 @@ impl IrqLine for Line {
 
     fn set_level(&self, high: bool) {
         self.state.lock().unwrap().high = high;
+        self.raised.notify_all();
     }
 }

@@ -47,12 +47,11 @@ impl RawFile {
                 (metadata.len(), topology)
             }
         };
-        // A hole behind the end changes nothing, and tells whether there can be holes.
         let past_end = size.next_multiple_of(topology.physical.into());
         let discard = !read_only
             && match is_device {
                 true => true,
-                false => file::punch_hole(&file, past_end, topology.physical.into()).is_ok(),
+                false => file::can_punch_holes(&file, past_end, topology.physical.into()),
             };
         let identity =
             identity(&file, metadata.ino(), metadata.rdev()).map_err(failed("look at"))?;
@@ -239,12 +238,11 @@ pub(super) fn check_kind(path: &Path) -> Result<(), Error> {
     Err(Error::NotADisk { path: path.to_owned(), what })
 }
 
-/// What a file is known by whatever its name: the file system's own number, which outlives a restart of the host
-/// where the number of the device that it is on may not, and the number of the file in it.
+/// What a file is known by whatever its name, also after a restart of the host.
 pub(super) fn identity(file: &File, inode: u64, device: u64) -> io::Result<String> {
-    let file_system = rustix::fs::fstatvfs(file)?.f_fsid;
+    let origin = file::origin(file)?;
     // FNV-1a: any hash does that stays what it is.
-    let bytes = [file_system, inode, device].into_iter().flat_map(u64::to_le_bytes);
+    let bytes = [origin, inode, device].into_iter().flat_map(u64::to_le_bytes);
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
     });

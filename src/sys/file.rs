@@ -7,11 +7,13 @@ use rustix::fs::fsync;
 
 #[cfg(target_os = "linux")]
 pub(crate) use super::file_linux::{
-    device_size, device_topology, flush_drive, punch_hole, read_now, zero_range,
+    can_punch_holes, device_size, device_topology, flush_drive, origin, punch_hole, read_now,
+    zero_range,
 };
 #[cfg(target_os = "macos")]
 pub(crate) use super::file_macos::{
-    device_size, device_topology, flush_drive, punch_hole, read_now, zero_range,
+    can_punch_holes, device_size, device_topology, flush_drive, origin, punch_hole, read_now,
+    zero_range,
 };
 
 /// What a disk's flush does on the host.

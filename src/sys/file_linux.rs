@@ -2,7 +2,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-use rustix::fs::{FallocateFlags, fallocate, fdatasync, ioctl_blkpbszget, ioctl_blksszget};
+use rustix::fs::{
+    FallocateFlags, fallocate, fdatasync, fstatvfs, ioctl_blkpbszget, ioctl_blksszget,
+};
 use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
 
 use crate::memory::Buffers;
@@ -36,9 +38,21 @@ pub(crate) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     Ok(fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)?)
 }
 
+/// Whether there can be holes in a file that ends before `end`; `block` is the size of its blocks. A hole behind the end
+/// changes nothing.
+pub(crate) fn can_punch_holes(file: &File, end: u64, block: u64) -> bool {
+    punch_hole(file, end, block).is_ok()
+}
+
 /// Makes a range read as zeros and keeps storage for it. Fails as unsupported as above.
 pub(crate) fn zero_range(file: &File, offset: u64, len: u64) -> io::Result<()> {
     Ok(fallocate(file, FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE, offset, len)?)
+}
+
+/// What tells files apart that have the same number on different file systems: the file system's own number, which
+/// outlives a restart of the host where the number of the device that it is on may not.
+pub(crate) fn origin(file: &File) -> io::Result<u64> {
+    Ok(fstatvfs(file)?.f_fsid)
 }
 
 /// The size of a block device in bytes.

@@ -1,6 +1,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::macos::fs::MetadataExt;
 
 use rustix::fs::{fcntl_fullfsync, fstatvfs};
 use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
@@ -37,14 +38,34 @@ pub(crate) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     };
     // SAFETY: F_PUNCHHOLE reads such a structure.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_PUNCHHOLE, &hole) } {
-        -1 => Err(io::Error::last_os_error()),
+        -1 => Err(match io::Error::last_os_error() {
+            // A file system that does not know the request, or a device.
+            error if error.raw_os_error() == Some(libc::ENOTTY) => {
+                io::ErrorKind::Unsupported.into()
+            }
+            error => error,
+        }),
         _ => Ok(()),
     }
+}
+
+/// Whether there can be holes in a file.
+pub(crate) fn can_punch_holes(file: &File, _end: u64, _block: u64) -> bool {
+    // SAFETY: the call takes numbers only.
+    unsafe { libc::fpathconf(file.as_raw_fd(), libc::_PC_MIN_HOLE_SIZE) > 0 }
 }
 
 /// There is no such call here.
 pub(crate) fn zero_range(_file: &File, _offset: u64, _len: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// What tells files apart that have the same number on different file systems: when they were made. A file system's own
+/// number is that of the device that it is on, which may be another after a restart of the host.
+pub(crate) fn origin(file: &File) -> io::Result<u64> {
+    let metadata = file.metadata()?;
+    let seconds = metadata.st_birthtime() as u64;
+    Ok(seconds.wrapping_mul(1_000_000_000).wrapping_add(metadata.st_birthtime_nsec() as u64))
 }
 
 /// The size of a block device in bytes.

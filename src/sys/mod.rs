@@ -19,6 +19,14 @@ mod notifier_linux;
 #[cfg(target_os = "macos")]
 mod notifier_macos;
 
+#[cfg(target_os = "linux")]
+#[path = "silent_linux.rs"]
+mod silent;
+#[cfg(target_os = "macos")]
+#[path = "silent_macos.rs"]
+mod silent;
+pub(crate) use silent::Silent;
+
 pub(crate) mod socket;
 #[cfg(target_os = "linux")]
 mod socket_linux;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{Mode, fchmod};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -35,4 +36,9 @@ pub(crate) fn pair(kind: SocketType) -> io::Result<(OwnedFd, OwnedFd)> {
 /// Gives the file that a unix socket will be bound to a mode from its first moment on, as far as the umask allows.
 pub(crate) fn set_mode(socket: &OwnedFd, mode: Mode) -> io::Result<()> {
     Ok(fchmod(socket, mode)?)
+}
+
+/// A second name, unless something has it: every file system where sockets can be has that.
+pub(crate) fn name(file: &Path, name: &Path) -> io::Result<()> {
+    std::fs::hard_link(file, name)
 }

@@ -40,6 +40,11 @@ pub(crate) fn bind(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Gives the file of a socket the name `name` as well, or instead, unless something has it.
+pub(crate) fn name(file: &Path, name: &Path) -> io::Result<()> {
+    system::name(file, name)
+}
+
 /// The next connection, as a socket that does not block.
 pub(crate) fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
     let socket = system::accept(listener)?;

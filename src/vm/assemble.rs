@@ -9,23 +9,16 @@ use std::thread::JoinHandle;
 
 use uuid::Uuid;
 
-use super::builder::{Claim, Config, OnReset};
+use super::board::{self, Board};
+use super::builder::{Config, OnReset};
 use super::control::{Control, Order, VcpuGate};
+use super::parts::{Parts, Place, announce};
 use super::{End, Error, Running};
-use crate::accel::{
-    self, AccelVcpu, AccelVm, Accelerator, Doorbells, Interrupts, IrqLine, Kicker, VcpuBinder,
-    VmSpec,
-};
+use crate::accel::{self, AccelVcpu, AccelVm, Accelerator, Kicker, VcpuBinder, VmSpec};
 use crate::arch::CpuState;
-use crate::arch::x86_64::{acpi, layout, smbios};
-use crate::boot::{LoadParams, Payload};
-use crate::bus::{Bus, BusDevice};
-use crate::console::{OpenConsole, Port};
-use crate::device::acpi_pm::AcpiPm;
-use crate::device::cmos::Cmos;
-use crate::device::i8042::I8042;
-use crate::device::reset::ResetControl;
-use crate::device::serial::Serial;
+use crate::boot::Payload;
+use crate::bus::Bus;
+use crate::console::OpenConsole;
 use crate::memory::GuestRam;
 use crate::net::MacAddr;
 use crate::sys;
@@ -34,7 +27,7 @@ use crate::virtio::blk::{Block, DiskHandle};
 use crate::virtio::net::CardHandle;
 use crate::virtio::p9::P9;
 use crate::virtio::vsock::SocketDevice;
-use crate::virtio::{self, MmioTransport, VirtioDevice};
+use crate::virtio::{self, MmioTransport};
 use crate::vsock::VsockHandle;
 
 /// A machine without its accelerator's type.
@@ -49,11 +42,10 @@ pub(super) struct Machine<V: AccelVm> {
     pio: Arc<Bus>,
     mmio: Arc<Bus>,
     virtio: Vec<Arc<MmioTransport>>,
-    power: Arc<AcpiPm>,
+    places: Vec<Place>,
+    board: Board,
     payload: Payload,
     cmdline: String,
-    acpi: acpi::Config,
-    smbios: smbios::Config,
     cpus: u32,
     reboot: bool,
     disks: Vec<DiskHandle>,
@@ -61,95 +53,6 @@ pub(super) struct Machine<V: AccelVm> {
     vsock: VsockHandle,
     /// Last, so that they close once no device can write to them any more.
     _consoles: Vec<OpenConsole>,
-}
-
-/// The line of a machine that has no interrupt controller: its guests poll.
-struct Unwired;
-
-impl IrqLine for Unwired {
-    fn pulse(&self) {}
-    fn set_level(&self, _high: bool) {}
-}
-
-/// Collects devices and what they take up.
-struct Parts<'a> {
-    lines: Option<&'a dyn Interrupts>,
-    doorbells: Option<&'a dyn Doorbells>,
-    ram: &'a GuestRam,
-    pio: Bus,
-    mmio: Bus,
-    virtio: Vec<Arc<MmioTransport>>,
-    acpi: acpi::Config,
-}
-
-impl Parts<'_> {
-    fn line(&self, gsi: u32) -> Result<Arc<dyn IrqLine>, Error> {
-        match self.lines {
-            Some(lines) => Ok(lines.line(gsi)?),
-            None => Ok(Arc::new(Unwired)),
-        }
-    }
-
-    fn ports(
-        &mut self,
-        name: &str,
-        first: u16,
-        len: u64,
-        device: Arc<dyn BusDevice>,
-    ) -> Result<(), Error> {
-        Ok(self.pio.insert(name, first.into(), len, device)?)
-    }
-
-    fn serial(&mut self, number: usize, port: Port) -> Result<(), Error> {
-        let (Some(&first), Some(&gsi), Some(present)) = (
-            layout::COM_PORTS.get(number),
-            layout::COM_GSIS.get(number),
-            self.acpi.com.get_mut(number),
-        ) else {
-            let most = layout::COM_PORTS.len();
-            return Err(Error::Config(format!("a machine has at most {most} serial ports")));
-        };
-        *present = true;
-        let serial = Serial::new(port, self.line(gsi)?);
-        self.ports(&format!("COM{}", number + 1), first, Serial::PORTS, serial)
-    }
-
-    fn virtio(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), Error> {
-        let number = self.virtio.len();
-        let Some(&gsi) = layout::VIRTIO_GSIS.get(number) else {
-            return Err(Error::Config(format!(
-                "a machine has interrupt lines for {} virtio devices at most",
-                layout::VIRTIO_GSIS.len()
-            )));
-        };
-        let name = format!("virtio-{}", device.name());
-        let base = layout::VIRTIO_MMIO + number as u64 * layout::VIRTIO_MMIO_STRIDE;
-        let transport = MmioTransport::new(device, self.ram.memory().clone(), self.line(gsi)?)
-            .map_err(Error::host(format!("start the thread of {name}")))?;
-        self.mmio.insert(name, base, MmioTransport::SIZE, transport.clone())?;
-        if let Some(doorbells) = self.doorbells {
-            for queue in 0..transport.queue_count() {
-                if let Some(notifier) = transport.doorbell(queue) {
-                    doorbells.attach(base + MmioTransport::QUEUE_NOTIFY, queue.into(), notifier)?;
-                }
-            }
-        }
-        self.acpi.virtio_mmio.push(acpi::VirtioMmio { base, len: MmioTransport::SIZE, gsi });
-        self.virtio.push(transport);
-        Ok(())
-    }
-}
-
-/// What a kernel without ACPI needs on its command line to find the virtio devices (`virtio_mmio.device` in the
-/// kernel's admin-guide/kernel-parameters.txt).
-fn announce(cmdline: &str, devices: &[acpi::VirtioMmio]) -> String {
-    let mut cmdline = cmdline.to_owned();
-    for device in devices {
-        let space = if cmdline.is_empty() { "" } else { " " };
-        let acpi::VirtioMmio { base, len, gsi } = device;
-        cmdline += &format!("{space}virtio_mmio.device={len:#x}@{base:#x}:{gsi}");
-    }
-    cmdline
 }
 
 impl<V: AccelVm> Machine<V> {
@@ -173,8 +76,8 @@ impl<V: AccelVm> Machine<V> {
                 "without an interrupt controller only one vCPU can start, not {cpus}"
             )));
         }
-        let ram =
-            GuestRam::new(&layout::ram_regions(config.memory), config.backing, config.huge_pages)?;
+        let regions = board::ram_regions(config.memory);
+        let ram = GuestRam::new(&regions, config.backing, config.huge_pages)?;
         vm.map(&ram)?;
 
         let mut parts = Parts {
@@ -184,20 +87,14 @@ impl<V: AccelVm> Machine<V> {
             pio: Bus::new(),
             mmio: Bus::new(),
             virtio: Vec::new(),
-            acpi: acpi::Config { cpus: config.cpus, ..Default::default() },
+            places: Vec::new(),
         };
-        let power = Arc::new(AcpiPm::new(parts.line(layout::SCI_GSI)?));
-        parts.ports("ACPI", layout::ACPI_PM_PORT, AcpiPm::PORTS, power.clone())?;
-        let keyboard_controller = Arc::new(I8042::new());
-        parts.ports("keyboard controller", layout::I8042_COMMAND_PORT, 1, keyboard_controller)?;
-        parts.ports("reset control", layout::RESET_PORT, 1, Arc::new(ResetControl::new()))?;
-        let clock = Arc::new(Cmos::new(config.memory, parts.line(layout::RTC_GSI)?));
-        parts.ports("CMOS", layout::CMOS_PORT, Cmos::PORTS, clock)?;
+        let mut board = Board::new(&mut parts, config.cpus, config.memory, config.uuid)?;
 
         let mut consoles = Vec::new();
         for (number, console) in config.serial.into_iter().enumerate() {
             let console = console.open()?;
-            parts.serial(number, console.port().clone())?;
+            board.serial(&mut parts, number, console.port().clone())?;
             consoles.push(console);
         }
         for console in config.consoles {
@@ -236,33 +133,26 @@ impl<V: AccelVm> Machine<V> {
             parts.virtio(device)?;
         }
         for claim in config.ports {
-            parts.pio.insert(claim.name, claim.start, claim.len, claim.device)?;
+            parts.port_device(claim)?;
         }
         for claim in config.mmio {
-            check_hole(&claim)?;
-            parts.mmio.insert(claim.name, claim.start, claim.len, claim.device)?;
+            parts.mmio_device(claim)?;
         }
 
         let cmdline = match config.virtio_on_cmdline {
-            true => announce(payload.cmdline(), &parts.acpi.virtio_mmio),
+            true => announce(payload.cmdline(), &parts.places),
             false => payload.cmdline().to_owned(),
         };
         payload.check(config.memory, &cmdline)?;
-        let Parts { pio, mmio, virtio, acpi, .. } = parts;
+        let Parts { pio, mmio, virtio, places, .. } = parts;
         Ok(Self {
             pio: Arc::new(pio),
             mmio: Arc::new(mmio),
             virtio,
-            power,
+            places,
+            board,
             payload,
             cmdline,
-            acpi,
-            smbios: smbios::Config {
-                uuid: config.uuid,
-                cpus: config.cpus,
-                memory: config.memory,
-                ..Default::default()
-            },
             cpus: config.cpus,
             reboot: config.on_reset == OnReset::Reboot,
             disks,
@@ -276,10 +166,7 @@ impl<V: AccelVm> Machine<V> {
 
     /// Writes the kernel and the tables into memory; where the boot processor starts.
     fn load(&self) -> Result<CpuState, Error> {
-        let memory = self.ram.memory();
-        let rsdp = acpi::write(memory, &self.acpi).map_err(tables)?;
-        smbios::write(memory, &self.smbios).map_err(tables)?;
-        Ok(self.payload.load(&self.ram, &LoadParams::new(&self.cmdline).rsdp(rsdp))?)
+        self.board.load(&self.ram, &self.payload, &self.cmdline, &self.places)
     }
 
     /// Puts everything but the vCPUs back to power-on, and loads the kernel again. No vCPU runs meanwhile.
@@ -287,8 +174,8 @@ impl<V: AccelVm> Machine<V> {
         for device in self.pio.devices().chain(self.mmio.devices()) {
             device.reset();
         }
-        self.vm.reset()?;
         self.ram.clear().map_err(Error::host("clear guest memory"))?;
+        self.vm.reset()?;
         self.load()
     }
 
@@ -315,28 +202,11 @@ impl<V: AccelVm> Machine<V> {
     }
 }
 
-/// Refuses a range that guest memory, or the interrupt controllers, could be at: accesses would never get out.
-fn check_hole(claim: &Claim) -> Result<(), Error> {
-    let end = claim.start.saturating_add(claim.len);
-    let hole = layout::HOLE_START..layout::IO_APIC.into();
-    if claim.start < hole.start || end > hole.end {
-        return Err(Error::Config(format!(
-            "{} cannot have {:#x}..{end:#x}: registers go between {:#x} and {:#x}",
-            claim.name, claim.start, hole.start, hole.end
-        )));
-    }
-    Ok(())
-}
-
 /// The Ethernet address of a machine's card number `index`: administered locally, the same whenever the machine's UUID
 /// is.
 fn mac_address(uuid: Uuid, index: usize) -> MacAddr {
     let [.., a, b, c, d, e, f] = uuid.into_bytes();
     MacAddr([a & 0xfc | 0x02, b, c, d, e, f.wrapping_add(index as u8)])
-}
-
-fn tables(error: impl std::fmt::Display) -> Error {
-    Error::Config(error.to_string())
 }
 
 impl<V: AccelVm> Startable for Machine<V> {
@@ -349,7 +219,7 @@ impl<V: AccelVm> Startable for Machine<V> {
             vcpus.start(id, self.vm.vcpu(id)?, bus)?;
         }
         vcpus.wait_ready()?;
-        let power = self.power.clone();
+        let power = self.board.power_button().clone();
         let (disks, cards) = (self.disks.clone(), self.cards.clone());
         let vsock = self.vsock.clone();
         control.boot(entry);

@@ -5,9 +5,16 @@
 //! device, one per console, and one supervisor, which carries out pauses, resets and the end.
 
 mod assemble;
+#[cfg(target_arch = "aarch64")]
+#[path = "board_aarch64.rs"]
+mod board;
+#[cfg(target_arch = "x86_64")]
+#[path = "board_x86_64.rs"]
+mod board;
 mod builder;
 mod control;
 mod error;
+mod parts;
 mod running;
 
 use std::fmt;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::board::PowerButton;
 use super::control::Control;
 use super::{End, Error};
-use crate::device::acpi_pm::AcpiPm;
 use crate::virtio::blk::DiskHandle;
 use crate::virtio::net::CardHandle;
 use crate::vsock::VsockHandle;
@@ -15,7 +15,7 @@ use crate::vsock::VsockHandle;
 /// A running machine. Every method may be called from any thread; dropping the handle stops the machine.
 pub struct Running {
     control: Arc<Control>,
-    power: Arc<AcpiPm>,
+    power: Arc<PowerButton>,
     disks: Vec<DiskHandle>,
     cards: Vec<CardHandle>,
     vsock: VsockHandle,
@@ -25,7 +25,7 @@ pub struct Running {
 impl Running {
     pub(super) fn new(
         control: Arc<Control>,
-        power: Arc<AcpiPm>,
+        power: Arc<PowerButton>,
         disks: Vec<DiskHandle>,
         cards: Vec<CardHandle>,
         vsock: VsockHandle,

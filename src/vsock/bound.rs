@@ -48,7 +48,7 @@ impl Bound {
         }
         rustix::net::listen(&socket, BACKLOG).map_err(|error| failed(error.into()))?;
         for _ in 0..TRIES {
-            match fs::hard_link(&draft.0, path) {
+            match unix::name(&draft.0, path) {
                 Ok(()) => {
                     return Ok(Self { path: path.to_owned(), socket, identity: identity(&file) });
                 }
@@ -143,17 +143,18 @@ pub(super) fn remove_dead(path: &Path) -> Result<(), Error> {
         return Ok(());
     }
     // If a third one has taken the name even now, it is theirs.
-    let _ = fs::hard_link(&aside.0, path);
+    let _ = unix::name(&aside.0, path);
     Err(in_use(path))
 }
 
 /// Whether nobody has the socket at `path` open any more.
 fn is_dead(path: &Path) -> Result<bool, Error> {
-    let Err(error) = unix::connect(path, SocketType::STREAM) else { return Ok(false) };
+    // One for datagrams: whoever listens does not notice it, and has no need to have room for it.
+    let Err(error) = unix::connect(path, SocketType::DGRAM) else { return Ok(false) };
     match Errno::from_io_error(&error) {
         Some(Errno::CONNREFUSED | Errno::NOENT) => Ok(true),
-        // So many wait already, or it is a socket of another kind.
-        Some(Errno::AGAIN | Errno::PROTOTYPE) => Ok(false),
+        // It is a socket of another kind.
+        Some(Errno::PROTOTYPE) => Ok(false),
         _ => Err(cannot("tell whether anybody listens at", path, error)),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use hyperkit::arch::SERIAL_CONSOLE;
 use hyperkit::vm::{End, Vm};
 
 use super::session::*;
@@ -32,8 +33,7 @@ fn a_serial_port_loses_nothing() {
     if !in_lab() {
         return;
     }
-    let mut session =
-        Session::start(|builder| builder.kernel(Flavour::Cloud.kernel("console=ttyS0 quiet")));
+    let mut session = Session::start(|builder| builder.kernel(Flavour::Cloud.kernel(QUIET)));
     there_and_back(&mut session, 20_000);
     session.type_in("poweroff -f\n");
     assert_eq!(session.end().unwrap(), End::PowerOff);
@@ -68,19 +68,20 @@ fn four_serial_ports_work_side_by_side() {
         .map(|(console, screen, keyboard)| (console, (screen, keyboard)))
         .unzip();
     let mut session = Session::start(|builder| {
-        let builder = builder.kernel(Flavour::Generic.kernel("console=ttyS0 quiet"));
+        let builder = builder.kernel(Flavour::Generic.kernel(QUIET));
         others.into_iter().fold(builder, |builder, console| builder.serial(console))
     });
     session.wait_for_shell();
+    let tty = SERIAL_CONSOLE.trim_end_matches('0');
     for (n, (screen, keyboard)) in (1..).zip(&screens) {
         // Kept open: what comes while nobody has the port open is thrown away, as on any serial port.
         session.type_in(&format!(
-            "exec 3<>/dev/ttyS{n}; stty raw -echo <&3; echo here is ttyS{n} >&3; read -r line <&3; exec 3<&-; \
-             echo \"ttyS{n} re\"\"ad $line.\"\n"
+            "exec 3<>/dev/{tty}{n}; stty raw -echo <&3; echo here is {tty}{n} >&3; read -r line <&3; exec 3<&-; \
+             echo \"{tty}{n} re\"\"ad $line.\"\n"
         ));
-        screen.wait_for(&format!("here is ttyS{n}"), 0);
+        screen.wait_for(&format!("here is {tty}{n}"), 0);
         (&*keyboard).write_all(format!("word{n}\n").as_bytes()).unwrap();
-        session.wait_for(&format!("ttyS{n} read word{n}."));
+        session.wait_for(&format!("{tty}{n} read word{n}."));
     }
     session.type_in("poweroff -f\n");
     assert_eq!(session.end().unwrap(), End::PowerOff);

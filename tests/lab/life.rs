@@ -11,9 +11,11 @@ fn a_guest_reboots_in_place_every_way_it_knows() {
     if !in_lab() {
         return;
     }
-    for way in ["", "reboot=pci", "reboot=kbd"] {
+    // On arm64 there is PSCI, and nothing else.
+    let ways = if ARM { &[""][..] } else { &["", "reboot=pci", "reboot=kbd"] };
+    for way in ways {
         let mut session = Session::start(|builder| {
-            builder.cpus(2).kernel(Flavour::Cloud.kernel(&format!("console=ttyS0 quiet {way}")))
+            builder.cpus(2).kernel(Flavour::Cloud.kernel(&format!("{QUIET} {way}")))
         });
         for _ in 0..2 {
             session.wait_for_shell();
@@ -29,11 +31,31 @@ fn a_guest_reboots_in_place_every_way_it_knows() {
 }
 
 #[test]
+fn a_processor_goes_offline_and_comes_back() {
+    if !in_lab() {
+        return;
+    }
+    let mut session =
+        Session::start(|builder| builder.cpus(2).kernel(Flavour::Cloud.kernel(QUIET)));
+    session.wait_for_shell();
+    for _ in 0..3 {
+        for (online, processors) in [("0", "1\n"), ("1", "2\n")] {
+            let command = format!("echo {online} > /sys/devices/system/cpu/cpu1/online; nproc");
+            assert_eq!(session.run(&command), processors);
+        }
+        // It does what a processor does.
+        assert_eq!(session.run("taskset 2 grep -c processor /proc/cpuinfo"), "2\n");
+    }
+    session.type_in("poweroff -f\n");
+    assert_eq!(session.end().unwrap(), End::PowerOff);
+}
+
+#[test]
 fn a_reset_ends_the_machine_when_asked_to() {
     if !in_lab() {
         return;
     }
-    let kernel = Flavour::Cloud.kernel(&scripted("console=ttyS0 quiet", "reboot -f"));
+    let kernel = Flavour::Cloud.kernel(&scripted(QUIET, "reboot -f"));
     let session = Session::start(|builder| builder.kernel(kernel).on_reset(OnReset::End));
     assert_eq!(session.end().unwrap(), End::Reset);
 }
@@ -43,8 +65,9 @@ fn a_panic_ends_as_the_kernel_was_told() {
     if !in_lab() {
         return;
     }
-    for (how, end) in [("panic=-1", End::Reset), ("panic=-1 reboot=triple", End::Crashed)] {
-        let cmdline = format!("console=ttyS0 quiet {how}");
+    let ways = [("panic=-1", End::Reset), ("panic=-1 reboot=triple", End::Crashed)];
+    for (how, end) in ways.into_iter().take(if ARM { 1 } else { 2 }) {
+        let cmdline = format!("{QUIET} {how}");
         let kernel = Flavour::Cloud.kernel(&scripted(&cmdline, "echo c > /proc/sysrq-trigger"));
         let session = Session::start(|builder| builder.kernel(kernel).on_reset(OnReset::End));
         assert_eq!(session.end().unwrap(), end, "with {how:?}");
@@ -58,8 +81,7 @@ fn the_power_button_shuts_the_guest_down() {
         return;
     }
     for flavour in [Flavour::Cloud, Flavour::Generic] {
-        let mut session =
-            Session::start(|builder| builder.kernel(flavour.kernel("console=ttyS0 quiet")));
+        let mut session = Session::start(|builder| builder.kernel(flavour.kernel(QUIET)));
         session.wait_for_shell();
         session.vm.power_button();
         assert_eq!(session.end().unwrap(), End::PowerOff);
@@ -71,9 +93,8 @@ fn a_paused_guest_stands_still_and_goes_on_without_complaint() {
     if !in_lab() {
         return;
     }
-    let mut session = Session::start(|builder| {
-        builder.cpus(2).kernel(Flavour::Cloud.kernel("console=ttyS0 quiet"))
-    });
+    let mut session =
+        Session::start(|builder| builder.cpus(2).kernel(Flavour::Cloud.kernel(QUIET)));
     session.wait_for_shell();
     session.type_in("while sleep 0.1; do echo tick; done\n");
     for _ in 0..3 {
@@ -105,9 +126,8 @@ fn a_guest_is_stopped_at_any_moment_of_its_boot() {
         return;
     }
     for moment in [0, 50, 200, 500, 1000, 2000, 4000] {
-        let session = Session::start(|builder| {
-            builder.cpus(2).kernel(Flavour::Cloud.kernel("console=ttyS0"))
-        });
+        let session =
+            Session::start(|builder| builder.cpus(2).kernel(Flavour::Cloud.kernel(CONSOLE)));
         std::thread::sleep(Duration::from_millis(moment));
         let begun = Instant::now();
         session.vm.stop();

@@ -13,6 +13,15 @@ use hyperkit::vm::{End, Error, Running, Vm, VmBuilder};
 /// Long enough for a guest to boot where every instruction is emulated twice.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
+/// What a guest boots with: its console is the first serial port …
+pub const CONSOLE: &str = if ARM { "console=ttyAMA0" } else { "console=ttyS0" };
+
+/// … and what its kernel says is mostly left out.
+pub const QUIET: &str = if ARM { "console=ttyAMA0 quiet" } else { "console=ttyS0 quiet" };
+
+/// Whether the processor is an Arm.
+pub const ARM: bool = cfg!(target_arch = "aarch64");
+
 /// What the shell of the initrd prompts with.
 pub const PROMPT: &str = "# ";
 
@@ -31,6 +40,7 @@ pub enum Flavour {
     /// Debian's kernel for virtual machines.
     Cloud,
     /// The same, unpacked.
+    #[cfg(target_arch = "x86_64")]
     CloudElf,
     /// Debian's kernel for everything.
     Generic,
@@ -41,6 +51,7 @@ impl Flavour {
     pub fn files(self) -> (PathBuf, PathBuf) {
         let (kernel, initrd) = match self {
             Self::Cloud => ("HK_KERNEL", "HK_INITRD"),
+            #[cfg(target_arch = "x86_64")]
             Self::CloudElf => ("HK_VMLINUX", "HK_INITRD"),
             Self::Generic => ("HK_KERNEL_GENERIC", "HK_INITRD_GENERIC"),
         };
@@ -59,6 +70,24 @@ pub fn scripted(cmdline: &str, script: &str) -> String {
     let script = base64::engine::general_purpose::STANDARD.encode(script);
     format!("{cmdline} hk.run={script}")
 }
+
+/// Brings eth0 up as udhcpc's script is told to, and leaves what it was told in /tmp/lease. In the end it is taken down
+/// again: Linux's driver spins for ever if TCP wants to send when the device has been reset to power off.
+pub const DHCP: &str = r#"
+trap 'ip link set eth0 down' EXIT
+cat > /tmp/udhcpc <<'END'
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+env > /tmp/lease
+ip addr add "$ip/$mask" dev "$interface"
+ip route add default via "$router"
+echo "search $domain" > /etc/resolv.conf
+for server in $dns; do echo "nameserver $server" >> /etc/resolv.conf; done
+END
+chmod +x /tmp/udhcpc
+ip link set eth0 up
+udhcpc -q -n -i eth0 -s /tmp/udhcpc >/tmp/udhcpc.log 2>&1 || { cat /tmp/udhcpc.log; exit 1; }
+"#;
 
 /// Everything that came out of a console, and a way to wait for more.
 #[derive(Clone, Default)]

@@ -3,10 +3,10 @@
 //! On this machine if its /dev/kvm can run an unmodified kernel, which the example's own `--probe`
 //! tells; if not, in the lab, with the same terminal or pipes.
 
-use crate::guest::{self, Guest, root};
+use crate::guest::{self, Arch, Guest, root};
 use crate::lab::{self, Folder, Lab};
-use crate::{cargo, host};
-use anyhow::{Context, Result};
+use crate::{cargo, cross, host};
+use anyhow::{Context, Result, ensure};
 use lexopt::prelude::*;
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 const HELP: &str = "\
-usage: cargo xtask boot [--host | --lab] [--generic] [--root] [-- ARGUMENT…]
+usage: cargo xtask boot [--arm64 | --host | --lab] [--generic] [--root] [-- ARGUMENT…]
 
 Boots Debian's cloud kernel to a root shell on this terminal, by the example; Ctrl-] stops it.
 The arguments after -- are the example's (-- --help lists them); --kernel, --initrd and --cmdline are
@@ -23,6 +23,7 @@ given to it unless they are among those. Standard input that is no terminal is f
 
   printf 'uname -r; nproc; poweroff -f\\n' | cargo xtask boot -- --cpus 2
 
+  --arm64     Debian for arm64, in the arm64 lab
   --host      on this machine, whatever its /dev/kvm is
   --lab       in the lab, whatever this machine's /dev/kvm is
   --generic   Debian's generic kernel instead of the one for clouds
@@ -33,9 +34,11 @@ Exit status: the example's, 0 when the guest powers off; 125 if there was nothin
 ";
 
 pub fn main(mut args: lexopt::Parser) -> Result<u8> {
-    let (mut place, mut generic, mut root, mut given) = (None, false, false, Vec::new());
+    let (mut arch, mut place) = (Arch::X86_64, None);
+    let (mut generic, mut root, mut given) = (false, false, Vec::new());
     while let Some(arg) = args.next()? {
         match arg {
+            Long("arm64") => arch = Arch::Arm64,
             Long("host") => place = Some(false),
             Long("lab") => place = Some(true),
             Long("generic") => generic = true,
@@ -51,20 +54,18 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let guest = guest::prepare(false)?;
-    let mut build = cargo::cargo();
-    let built = cargo::build(build.args(["build", "--release", "--example", "boot"]))?;
-    let boot = built.into_iter().find(|built| built.name == "boot" && built.kind == "example");
-    let boot = boot.context("cargo has built no example named boot")?.path;
+    ensure!(!root || arch == Arch::X86_64, "there is no root file system for arm64");
+    let guest = guest::prepare(arch, false)?;
+    let boot = example(arch)?;
     let root = if root { Some(Root::copy(&guest)?) } else { None };
-    let arguments = arguments(&guest, generic, root.as_ref(), given);
-    let in_lab = place.unwrap_or_else(|| match host_can_run_linux(&boot) {
-        Ok(()) => false,
-        Err(why) => {
-            eprintln!("xtask boot: booting in the lab: {why}");
-            true
-        }
-    });
+    let arguments = arguments(arch, &guest, generic, root.as_ref(), given);
+    let in_lab = match place {
+        _ if arch == Arch::Arm64 => true,
+        Some(place) => place,
+        None => host_can_run_linux(&boot)
+            .inspect_err(|why| eprintln!("xtask boot: booting in the lab: {why}"))
+            .is_err(),
+    };
     if !in_lab {
         let mut boot = Command::new(&boot);
         boot.args(arguments);
@@ -73,7 +74,18 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
         return Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(host::FAILED));
     }
     let command = [vec![boot.into_os_string()], arguments].concat();
-    Lab::new(lab::Options { timeout: None, ..Default::default() })?.run(&command)
+    Lab::new(lab::Options { arch, timeout: None, ..Default::default() })?.run(&command)
+}
+
+/// Builds the example.
+fn example(arch: Arch) -> Result<PathBuf> {
+    let words = ["build", "--release", "--example", "boot"];
+    let built = match arch {
+        Arch::X86_64 => cargo::build(cargo::cargo().args(words))?,
+        Arch::Arm64 => cross::build(cross::cargo(cross::Accelerator::Kvm)?.args(words))?,
+    };
+    let boot = built.into_iter().find(|built| built.name == "boot" && built.kind == "example");
+    Ok(boot.context("cargo has built no example named boot")?.path)
 }
 
 /// A copy of the root file system's image for one run.
@@ -96,6 +108,7 @@ impl Root {
 
 /// The example's arguments: those given, and what is missing among them.
 fn arguments(
+    arch: Arch,
     guest: &Guest,
     generic: bool,
     root: Option<&Root>,
@@ -115,7 +128,7 @@ fn arguments(
     if !has("--cmdline") {
         let mut words = given.iter().map(|word| word.to_string_lossy());
         let virtio = has("--console=virtio") || words.any(|word| word == "virtio");
-        let console = if virtio { "hvc0" } else { "ttyS0" };
+        let console = if virtio { "hvc0" } else { arch.console() };
         let size = if std::io::stdin().is_terminal() { lab::window() } else { None };
         let (columns, rows) = size.unwrap_or((80, 24));
         let mut cmdline = format!("console={console} quiet hk.size={columns}x{rows}");

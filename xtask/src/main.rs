@@ -10,11 +10,14 @@
 mod bench;
 mod boot;
 mod cargo;
+mod cross;
 mod fuzz;
 mod guest;
 mod host;
 mod lab;
+mod macos;
 mod packages;
+mod sysroot;
 mod test;
 
 use std::process::ExitCode;
@@ -26,6 +29,8 @@ const VERBS: &[(&str, &str, Verb)] = &[
     ("guest", "fetch stock Debian kernels and build initrds for them", guest::main),
     ("boot", "boot such a kernel to a shell on this terminal", boot::main),
     ("lab", "run a command in a Linux machine that has a working /dev/kvm", lab::main),
+    ("build-arm64", "build programs for arm64 Linux, for the arm64 lab", cross::main),
+    ("check-macos", "lint everything that a Mac compiles", macos::main),
     ("test", "run every test there is", test::main),
     ("bench", "run the benches, on this machine and in the lab", bench::main),
     ("fuzz", "run the fuzz targets for a while", fuzz::main),
@@ -34,7 +39,7 @@ const VERBS: &[(&str, &str, Verb)] = &[
 fn usage() -> String {
     let mut text = String::from("usage: cargo xtask VERB [--help] …\n\n");
     for (name, what, _) in VERBS {
-        text += &format!("  {name:<6} {what}\n");
+        text += &format!("  {name:<11} {what}\n");
     }
     text
 }

@@ -4,13 +4,21 @@
 //! interrupt controllers and the timer are KVM's own unless [`Kvm::without_irqchip`] is asked for, interrupts are
 //! irqfds, doorbells are ioeventfds. No signal handler is installed: see `kick.rs`.
 
-mod kick;
+#[cfg(target_arch = "aarch64")]
+#[path = "aarch64/mod.rs"]
+mod arch;
 #[cfg(target_arch = "x86_64")]
+#[path = "x86_64.rs"]
+mod arch;
+mod kick;
+#[cfg(target_arch = "aarch64")]
+#[path = "probe_aarch64.rs"]
+mod probe;
+#[cfg(target_arch = "x86_64")]
+#[path = "probe_x86_64.rs"]
 mod probe;
 mod vcpu;
 mod vm;
-#[cfg(target_arch = "x86_64")]
-mod x86_64;
 
 use std::io;
 
@@ -36,7 +44,7 @@ pub struct Kvm {
     irqchip: bool,
 }
 
-/// What this crate cannot do without, by the kernel's names.
+/// What this crate cannot do without on any architecture, by the kernel's names.
 const REQUIRED: &[(Cap, &str)] = &[
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
@@ -44,24 +52,6 @@ const REQUIRED: &[(Cap, &str)] = &[
     (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
     (Cap::MpState, "KVM_CAP_MP_STATE"),
     (Cap::VcpuEvents, "KVM_CAP_VCPU_EVENTS"),
-    #[cfg(target_arch = "x86_64")]
-    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
-    #[cfg(target_arch = "x86_64")]
-    (Cap::Pit2, "KVM_CAP_PIT2"),
-    #[cfg(target_arch = "x86_64")]
-    (Cap::PitState2, "KVM_CAP_PIT_STATE2"),
-    #[cfg(target_arch = "x86_64")]
-    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
-    #[cfg(target_arch = "x86_64")]
-    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
-    #[cfg(target_arch = "x86_64")]
-    (Cap::SetIdentityMapAddr, "KVM_CAP_SET_IDENTITY_MAP_ADDR"),
-    #[cfg(target_arch = "x86_64")]
-    (Cap::Xsave, "KVM_CAP_XSAVE"),
-    #[cfg(target_arch = "x86_64")]
-    (Cap::Xcrs, "KVM_CAP_XCRS"),
-    #[cfg(target_arch = "x86_64")]
-    (Cap::Debugregs, "KVM_CAP_DEBUGREGS"),
 ];
 
 impl Kvm {
@@ -78,8 +68,8 @@ impl Kvm {
                 });
             }
         }
-        if let Some(&(_, capability)) = REQUIRED.iter().find(|(cap, _)| !kvm.check_extension(*cap))
-        {
+        let mut required = REQUIRED.iter().chain(arch::REQUIRED);
+        if let Some(&(_, capability)) = required.find(|(cap, _)| !kvm.check_extension(*cap)) {
             return Err(Error::MissingCapability {
                 accelerator: "KVM",
                 capability,
@@ -89,8 +79,9 @@ impl Kvm {
         Ok(Self { kvm, irqchip: true })
     }
 
-    /// Makes machines without KVM's interrupt controllers and timer. A vCPU that halts then ends its run with
+    /// Makes machines without KVM's interrupt controllers and timer (x86 only). A vCPU that halts then ends its run with
     /// [`Exit::Halted`](super::Exit::Halted).
+    #[cfg(target_arch = "x86_64")]
     pub fn without_irqchip(mut self) -> Self {
         self.irqchip = false;
         self
@@ -100,7 +91,6 @@ impl Kvm {
     ///
     /// Some KVMs without hardware below them emulate what the guest's kernel does, and fail on instructions that
     /// every kernel uses. A guest of a few instructions finds out in milliseconds; the error names what failed.
-    #[cfg(target_arch = "x86_64")]
     pub fn probe(&self) -> Result<(), Error> {
         probe::probe(self)
     }

@@ -7,19 +7,15 @@ use std::sync::Arc;
 
 use kvm_bindings::*;
 use kvm_ioctls::VcpuFd;
-use vm_memory::{Bytes, GuestAddress};
 
+use super::arch::{self, Pristine};
 use super::kick::Kicks;
 use super::vm::Shared;
-use super::x86_64::Pristine;
 use crate::accel::{AccelVcpu, Error, Exit, ExitHandler, Kicker};
 use crate::arch::CpuState;
 use crate::bus::Flow;
 
 vmm_sys_util::ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
-
-/// Length of an x86 instruction at most.
-const MAX_INSTRUCTION: usize = 15;
 
 /// A vCPU of a [`KvmVm`](super::KvmVm).
 pub struct KvmVcpu {
@@ -126,36 +122,23 @@ impl KvmVcpu {
                     });
                 Err(self.internal_error(internal.suberror, bytes))
             }
-            _ => Err(Error::UnexpectedExit { vcpu, reason }),
+            _ => arch::other_exit(&self.fd, reason, vcpu),
         }
     }
 
     fn internal_error(&self, suberror: u32, bytes: Option<Vec<u8>>) -> Error {
-        let rip = self.fd.get_regs().map_or(0, |regs| regs.rip);
+        let pc = arch::program_counter(&self.fd);
         let reason = match suberror {
             KVM_INTERNAL_ERROR_EMULATION => "KVM cannot emulate the instruction".into(),
             KVM_INTERNAL_ERROR_SIMUL_EX => "two exceptions at once".into(),
             KVM_INTERNAL_ERROR_DELIVERY_EV => "an event could not be delivered".into(),
             other => format!("KVM_EXIT_INTERNAL_ERROR, suberror {other}"),
         };
-        let bytes = bytes.unwrap_or_else(|| self.instruction_at(rip));
-        Error::Internal { vcpu: self.id, reason, rip, bytes }
-    }
-
-    /// The bytes at `rip`, through the guest's page tables; empty if they cannot be had.
-    fn instruction_at(&self, rip: u64) -> Vec<u8> {
-        let base = self.fd.get_sregs().map_or(0, |sregs| sregs.cs.base);
-        let physical = match self.fd.translate_gva(base.wrapping_add(rip)) {
-            Ok(found) if found.valid != 0 => GuestAddress(found.physical_address),
-            _ => return Vec::new(),
-        };
-        let ram = self.shared.ram.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let mut bytes = vec![0; MAX_INSTRUCTION];
-        match ram.as_ref().map(|ram| ram.memory().read(&mut bytes, physical)) {
-            Some(Ok(len)) => bytes.truncate(len),
-            _ => bytes.clear(),
-        }
-        bytes
+        let bytes = bytes.unwrap_or_else(|| {
+            let ram = self.shared.ram.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            ram.as_ref().map(|ram| arch::instruction_at(&self.fd, ram, pc)).unwrap_or_default()
+        });
+        Error::Internal { vcpu: self.id, reason, pc, bytes }
     }
 }
 
@@ -206,12 +189,12 @@ impl AccelVcpu for KvmVcpu {
     fn reset(&mut self, state: Option<&CpuState>) -> Result<(), Error> {
         self.pristine.load(&self.fd, self.id)?;
         match state {
-            Some(state) => super::x86_64::set_state(&self.fd, state, self.id),
+            Some(state) => arch::set_state(&self.fd, state, self.id),
             None => Ok(()),
         }
     }
 
     fn state(&self) -> Result<CpuState, Error> {
-        super::x86_64::state(&self.fd, self.id)
+        arch::state(&self.fd, self.id)
     }
 }

@@ -8,8 +8,10 @@ use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::vcpu::KvmVcpu;
-use super::{Kvm, call, x86_64};
-use crate::accel::{AccelVm, Doorbells, Error, Interrupts, IrqLine, VcpuBinder, VmSpec};
+use super::{Kvm, arch, call};
+use crate::accel::{
+    AccelVm, Controller, Doorbells, Error, Interrupts, IrqLine, VcpuBinder, VmSpec,
+};
 use crate::memory::GuestRam;
 use crate::sys::Notifier;
 
@@ -20,7 +22,7 @@ pub(super) struct Shared {
     pub vm: VmFd,
     pub cpus: u32,
     pub irqchip: bool,
-    pub platform: x86_64::Platform,
+    pub platform: arch::Platform,
     /// Kept because the memory slots point into it; KVM reads instructions from it for error reports.
     pub ram: Mutex<Option<GuestRam>>,
 }
@@ -40,7 +42,7 @@ impl KvmVm {
                 result => break result.map_err(call("KVM_CREATE_VM"))?,
             }
         };
-        let platform = x86_64::Platform::new(&kvm.kvm, &vm, kvm.irqchip)?;
+        let platform = arch::Platform::new(kvm, &vm, spec.cpus)?;
         Ok(Self(Arc::new(Shared {
             vm,
             cpus: spec.cpus,
@@ -76,11 +78,7 @@ impl AccelVm for KvmVm {
     }
 
     fn vcpu(&self, id: u32) -> Result<VcpuBinder<KvmVcpu>, Error> {
-        let fd = self.0.vm.create_vcpu(id.into()).map_err(|error| Error::Call {
-            call: "KVM_CREATE_VCPU",
-            on: format!(" for vCPU {id}"),
-            source: error.into(),
-        })?;
+        let fd = self.0.platform.vcpu(&self.0.vm, id)?;
         let shared = self.0.clone();
         Ok(VcpuBinder::new(move || KvmVcpu::new(shared, fd, id)))
     }
@@ -99,11 +97,15 @@ impl AccelVm for KvmVm {
 }
 
 impl Interrupts for KvmVm {
+    fn controller(&self) -> Controller {
+        self.0.platform.controller()
+    }
+
     fn line(&self, gsi: u32) -> Result<Arc<dyn IrqLine>, Error> {
-        if gsi >= x86_64::LINES {
+        if gsi >= arch::LINES {
             return Err(Error::Unsupported(format!(
-                "there is no interrupt line {gsi}: KVM's I/O APIC has lines 0 to {}",
-                x86_64::LINES - 1
+                "there is no interrupt line {gsi}: KVM's interrupt controller has lines 0 to {}",
+                arch::LINES - 1
             )));
         }
         let on = || format!(" for interrupt line {gsi}");
@@ -131,7 +133,7 @@ impl IrqLine for Line {
     }
 
     fn set_level(&self, high: bool) {
-        if let Err(error) = self.shared.vm.set_irq_line(self.gsi, high) {
+        if let Err(error) = self.shared.vm.set_irq_line(arch::irq(self.gsi), high) {
             log::error!("KVM_IRQ_LINE failed for interrupt line {}: {error}", self.gsi);
         }
     }

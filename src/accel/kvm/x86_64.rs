@@ -4,18 +4,36 @@
 //! read once, right after the vCPU or the VM was made, and written back at each reset.
 
 use kvm_bindings::*;
-use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, VcpuFd, VmFd};
+use vm_memory::{Bytes, GuestAddress};
 
-use crate::accel::Error;
+use crate::accel::{Controller, Error, Exit};
 use crate::arch::CpuState;
 use crate::arch::x86_64::cpuid::{self, CpuidEntry};
 use crate::arch::x86_64::layout;
 use crate::arch::x86_64::state::{DescriptorTable, Registers, Segment, SystemRegisters};
+use crate::memory::GuestRam;
 
-use super::call;
+use super::{Kvm, call};
 
 /// Interrupt lines of KVM's I/O APIC.
 pub(super) const LINES: u32 = 24;
+
+/// What this crate cannot do without, by the kernel's names, besides what every architecture has.
+pub(super) const REQUIRED: &[(Cap, &str)] = &[
+    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+    (Cap::Pit2, "KVM_CAP_PIT2"),
+    (Cap::PitState2, "KVM_CAP_PIT_STATE2"),
+    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
+    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
+    (Cap::SetIdentityMapAddr, "KVM_CAP_SET_IDENTITY_MAP_ADDR"),
+    (Cap::Xsave, "KVM_CAP_XSAVE"),
+    (Cap::Xcrs, "KVM_CAP_XCRS"),
+    (Cap::Debugregs, "KVM_CAP_DEBUGREGS"),
+];
+
+/// Length of an instruction at most.
+const MAX_INSTRUCTION: usize = 15;
 
 const MSR_IA32_TSC: u32 = 0x10;
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
@@ -44,7 +62,8 @@ struct Chips {
 }
 
 impl Platform {
-    pub fn new(kvm: &Kvm, vm: &VmFd, irqchip: bool) -> Result<Self, Error> {
+    pub fn new(kvm: &Kvm, vm: &VmFd, _cpus: u32) -> Result<Self, Error> {
+        let (kvm, irqchip) = (&kvm.kvm, kvm.irqchip);
         vm.set_identity_map_address(layout::KVM_IDENTITY_MAP)
             .map_err(call("KVM_SET_IDENTITY_MAP_ADDR"))?;
         vm.set_tss_address(layout::KVM_TSS as usize).map_err(call("KVM_SET_TSS_ADDR"))?;
@@ -62,6 +81,15 @@ impl Platform {
             msrs: msrs.as_slice().to_vec(),
             chips,
         })
+    }
+
+    /// Makes vCPU `id`.
+    pub fn vcpu(&self, vm: &VmFd, id: u32) -> Result<VcpuFd, Error> {
+        vm.create_vcpu(id.into()).map_err(on_vcpu("KVM_CREATE_VCPU", id))
+    }
+
+    pub fn controller(&self) -> Controller {
+        Controller::Apic
     }
 
     pub fn reset(&self, vm: &VmFd) -> Result<(), Error> {
@@ -214,6 +242,36 @@ fn write_msrs(fd: &VcpuFd, msrs: &[kvm_msr_entry], id: u32) -> Result<(), Error>
         }
     }
     Ok(())
+}
+
+/// The number of an interrupt line for KVM_IRQ_LINE.
+pub(super) fn irq(gsi: u32) -> u32 {
+    gsi
+}
+
+/// An exit that is not the same on every architecture.
+pub(super) fn other_exit(_fd: &VcpuFd, reason: u32, vcpu: u32) -> Result<Option<Exit>, Error> {
+    Err(Error::UnexpectedExit { vcpu, reason })
+}
+
+/// Where the guest is; 0 if that cannot be had.
+pub(super) fn program_counter(fd: &VcpuFd) -> u64 {
+    fd.get_regs().map_or(0, |regs| regs.rip)
+}
+
+/// The bytes at `rip`, through the guest's page tables; empty if they cannot be had.
+pub(super) fn instruction_at(fd: &VcpuFd, ram: &GuestRam, rip: u64) -> Vec<u8> {
+    let base = fd.get_sregs().map_or(0, |sregs| sregs.cs.base);
+    let physical = match fd.translate_gva(base.wrapping_add(rip)) {
+        Ok(found) if found.valid != 0 => GuestAddress(found.physical_address),
+        _ => return Vec::new(),
+    };
+    let mut bytes = vec![0; MAX_INSTRUCTION];
+    match ram.memory().read(&mut bytes, physical) {
+        Ok(len) => bytes.truncate(len),
+        Err(_) => bytes.clear(),
+    }
+    bytes
 }
 
 pub(super) fn set_state(fd: &VcpuFd, state: &CpuState, id: u32) -> Result<(), Error> {

@@ -43,6 +43,8 @@ pub const RTC_LINE: u32 = 4;
 pub const GPIO: u64 = 0x0903_0000;
 /// The PL061's line.
 pub const GPIO_LINE: u32 = 5;
+/// The pin of the PL061 that the power button pulls up.
+pub const POWER_PIN: u32 = 3;
 /// Bytes of one of these devices' registers.
 pub const PERIPHERAL_LEN: u64 = 0x1000;
 

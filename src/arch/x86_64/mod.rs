@@ -6,3 +6,9 @@ pub mod entry;
 pub mod layout;
 pub mod smbios;
 pub mod state;
+
+/// The interrupt controller of a machine whose accelerator leaves the choice.
+pub const CONTROLLER: crate::accel::Controller = crate::accel::Controller::Apic;
+
+/// What Linux calls the first serial port.
+pub const SERIAL_CONSOLE: &str = "ttyS0";

@@ -1,9 +1,8 @@
 //! The registers of the clock chip: time, alarm, interrupts, memory. No threads, no ports, no host clock.
 
 use super::date::{DAY, Date};
+use crate::device::alarm::{SECOND, seconds};
 
-/// Nanoseconds in a second.
-pub(super) const SECOND: i128 = 1_000_000_000;
 /// When "update in progress" is clear, at least so long remains until the time changes. MC146818A datasheet, "Update
 /// Cycle": 244 µs.
 const UPDATE: i128 = 244_000;
@@ -15,7 +14,7 @@ const SECONDS_ALARM: u8 = 1;
 const MINUTES_ALARM: u8 = 3;
 const HOURS_ALARM: u8 = 5;
 const A: u8 = 0x0a;
-pub(super) const B: u8 = 0x0b;
+const B: u8 = 0x0b;
 const C: u8 = 0x0c;
 const D: u8 = 0x0d;
 /// Where PCs keep the century. The FADT says so as well.
@@ -30,8 +29,8 @@ const A_DEFAULT: u8 = 0x26;
 /// Register B: no updates; which interrupts; square wave; binary numbers; 24 hours.
 const B_SET: u8 = 1 << 7;
 const B_PERIODIC: u8 = 1 << 6;
-pub(super) const B_ALARM: u8 = 1 << 5;
-pub(super) const B_UPDATED: u8 = 1 << 4;
+const B_ALARM: u8 = 1 << 5;
+const B_UPDATED: u8 = 1 << 4;
 const B_SQUARE_WAVE: u8 = 1 << 3;
 const B_BINARY: u8 = 1 << 2;
 const B_24_HOURS: u8 = 1 << 1;
@@ -262,9 +261,4 @@ impl Chip {
         }
         self.decode(raw & !PM) % 12 + if raw & PM != 0 { 12 } else { 0 }
     }
-}
-
-/// Whole seconds of nanoseconds since 1970.
-fn seconds(nanos: i128) -> i64 {
-    nanos.div_euclid(SECOND) as i64
 }

@@ -15,38 +15,34 @@
 mod clock;
 mod date;
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::SystemTime;
 
-use self::clock::{B, B_ALARM, B_UPDATED, Chip};
+use self::clock::Chip;
+use super::alarm::{Alarm, Clock};
 use crate::accel::IrqLine;
 use crate::arch::x86_64::layout;
 use crate::bus::{BusDevice, Flow};
-use crate::sys;
-
-/// An armed alarm looks at the host's clock so often, which may have been set meanwhile.
-const LOOK: Duration = Duration::from_secs(60);
 
 /// The clock chip: index port and data port.
-pub struct Cmos {
-    shared: Arc<Shared>,
-    /// Sends interrupts at their time, once the guest has asked for any.
-    timer: Mutex<Option<JoinHandle<()>>>,
-}
+pub struct Cmos(Alarm<Ports>);
 
-struct Shared {
-    state: Mutex<State>,
-    /// The timer has to look again.
-    changed: Condvar,
-    irq: Arc<dyn IrqLine>,
-    clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
-}
-
-struct State {
+struct Ports {
     chip: Chip,
     index: u8,
-    closing: bool,
+    irq: Arc<dyn IrqLine>,
+}
+
+impl Clock for Ports {
+    fn update(&mut self, now: i128) {
+        if self.chip.interrupt(now) {
+            self.irq.pulse();
+        }
+    }
+
+    fn until_interrupt(&self, now: i128) -> Option<i128> {
+        self.chip.until_interrupt(now)
+    }
 }
 
 impl Cmos {
@@ -67,65 +63,11 @@ impl Cmos {
         irq: Arc<dyn IrqLine>,
         clock: impl Fn() -> SystemTime + Send + Sync + 'static,
     ) -> Self {
-        let mut chip = Chip::new(nanos(clock()));
-        describe_memory(&mut chip, ram);
-        let state = Mutex::new(State { chip, index: 0, closing: false });
-        let shared = Shared { state, changed: Condvar::new(), irq, clock: Box::new(clock) };
-        Self { shared: Arc::new(shared), timer: Mutex::default() }
-    }
-
-    fn start_timer(&self) {
-        let mut timer = self.timer.lock().unwrap_or_else(PoisonError::into_inner);
-        if timer.is_none() {
-            let shared = self.shared.clone();
-            // Without a thread there are no alarms, until the guest asks again.
-            *timer = sys::spawn("rtc", move || shared.run_timer()).ok();
-        }
-    }
-}
-
-impl Drop for Cmos {
-    fn drop(&mut self) {
-        self.shared.state().closing = true;
-        self.shared.changed.notify_one();
-        let timer = self.timer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(timer) = timer {
-            // It cannot panic, and there would be nobody to tell.
-            let _ = timer.join();
-        }
-    }
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn now(&self) -> i128 {
-        nanos((self.clock)())
-    }
-
-    fn update(&self, state: &mut State, now: i128) {
-        if state.chip.interrupt(now) {
-            self.irq.pulse();
-        }
-    }
-
-    fn run_timer(&self) {
-        let mut state = self.state();
-        while !state.closing {
-            let now = self.now();
-            self.update(&mut state, now);
-            let wait = state.chip.until_interrupt(now);
-            state = match wait.map(|nanos| u64::try_from(nanos).unwrap_or(u64::MAX)) {
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(nanos) => {
-                    let wait = Duration::from_nanos(nanos).min(LOOK);
-                    let woken = self.changed.wait_timeout(state, wait);
-                    woken.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
+        Self(Alarm::new(clock, |now| {
+            let mut chip = Chip::new(now);
+            describe_memory(&mut chip, ram);
+            Ports { chip, index: 0, irq }
+        }))
     }
 }
 
@@ -133,51 +75,27 @@ impl BusDevice for Cmos {
     /// The index port cannot be read.
     fn read(&self, offset: u64, data: &mut [u8]) {
         for (_, byte) in (offset..Self::PORTS).zip(data).filter(|(port, _)| *port == 1) {
-            let mut state = self.shared.state();
-            let now = self.shared.now();
-            self.shared.update(&mut state, now);
-            let index = state.index;
-            *byte = state.chip.read(index, now);
-            // Register C, when read, lets the next interrupt come.
-            self.shared.changed.notify_one();
+            *byte = self.0.touch(|ports, now| ports.chip.read(ports.index, now));
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Flow {
         for (port, &value) in (offset..Self::PORTS).zip(data) {
-            let mut state = self.shared.state();
-            if port == 0 {
+            self.0.touch(|ports, now| match port {
                 // Bit 7 masks NMIs, of which there are none.
-                state.index = value & 0x7f;
-                continue;
-            }
-            let now = self.shared.now();
-            self.shared.update(&mut state, now);
-            let index = state.index;
-            state.chip.write(index, value, now);
-            self.shared.update(&mut state, now);
-            drop(state);
-            if index == B && value & (B_ALARM | B_UPDATED) != 0 {
-                self.start_timer();
-            }
-            self.shared.changed.notify_one();
+                0 => ports.index = value & 0x7f,
+                _ => ports.chip.write(ports.index, value, now),
+            });
         }
         Flow::Continue(())
     }
 
     /// Time and memory have a battery: they stay.
     fn reset(&self) {
-        let mut state = self.shared.state();
-        state.index = 0;
-        state.chip.reset();
-    }
-}
-
-fn nanos(time: SystemTime) -> i128 {
-    let signed = |duration: Duration| i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX);
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => signed(since),
-        Err(before) => -signed(before.duration()),
+        self.0.touch(|ports, _| {
+            ports.index = 0;
+            ports.chip.reset();
+        });
     }
 }
 

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::date::Date;
 use super::*;
 use crate::device::testing::Line;
 
 const A: u8 = 0x0a;
+const B: u8 = 0x0b;
+const B_ALARM: u8 = 0x20;
+const B_UPDATED: u8 = 0x10;
 const C: u8 = 0x0c;
 const SET: u8 = 0x80;
 const UIP: u8 = 0x80;
@@ -299,7 +302,7 @@ fn interrupts_come_by_themselves() {
     let irq = Arc::new(Line::default());
     let cmos = Cmos::new(1 << 30, irq.clone());
     let guest = Guest { cmos, irq, host: Arc::default() };
-    assert!(guest.cmos.timer.lock().unwrap().is_none(), "a thread that nobody asked for");
+    assert!(!guest.cmos.0.has_thread(), "a thread that nobody asked for");
     guest.write(B, HOURS_24 | B_UPDATED);
     for _ in 0..2 {
         assert!(guest.irq.wait_pulse(Duration::from_secs(20)));

@@ -65,7 +65,7 @@ struct Step {
 enum Place {
     Raw(Arc<RawFile>),
     #[cfg(feature = "qcow2")]
-    Qcow2(qcow2::Place),
+    Qcow2(qcow2::place::Place),
 }
 
 /// What becomes of a request.

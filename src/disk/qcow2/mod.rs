@@ -18,7 +18,7 @@ mod extents;
 mod gate;
 mod header;
 mod open;
-mod place;
+pub(super) mod place;
 mod pointers;
 mod store;
 mod tables;
@@ -36,7 +36,7 @@ use imago::FormatAccess;
 use imago::format::PreallocateMode;
 
 use self::gate::Gate;
-pub(super) use self::place::{Found, Place};
+pub(super) use self::place::Found;
 use self::store::{BROKEN, Store};
 use super::backend::{BlockBackend, Buffers, Properties, SECTOR, Topology};
 use super::error::Error;

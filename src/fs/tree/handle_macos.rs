@@ -7,9 +7,11 @@
 //! that a FIFO does not block, and let go when it turns out not to be what was seen; to put a device node there takes
 //! root on the host.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Stat, StatVfs, Timestamps, Uid, XattrFlags};
@@ -20,6 +22,8 @@ use super::{Time, Wait, kind};
 
 /// What everything here is opened with.
 const PLAINLY: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
+/// What a path is opened with: no link in all of it is followed. Not to be combined with O_NOFOLLOW.
+const BY_PATH: OFlags = OFlags::NOFOLLOW_ANY.union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
 
 /// Commands of `fcntl` for locks that belong to an open file description.
 pub(super) const SET_LOCK: libc::c_int = libc::F_OFD_SETLK;
@@ -36,13 +40,34 @@ pub(super) enum Handle {
     Named { folder: File, name: Vec<u8>, id: FileId },
 }
 
-/// Opens what a descriptor stands for once more, by the name that it has now.
+/// Opens what a descriptor stands for once more, by the path that it has now. The guest may rename folders meanwhile, and
+/// put links in their place: none is followed, so that this leads nowhere but to what is in the share.
 pub(super) fn reopen(fd: impl AsFd, flags: OFlags) -> io::Result<File> {
-    let name = rustix::fs::getpath(&fd)?;
-    let flags = flags | PLAINLY | OFlags::NONBLOCK;
-    let file = File::from(rustix::fs::openat(CWD, name, flags, Mode::empty())?);
-    let (wanted, found) = (rustix::fs::fstat(fd)?, rustix::fs::fstat(&file)?);
-    if facts_of(&wanted).id == facts_of(&found).id { Ok(file) } else { Err(Errno::STALE.into()) }
+    let path = rustix::fs::getpath(&fd)?;
+    let wanted = facts_of(&rustix::fs::fstat(fd)?).id;
+    open_this(CWD, path.to_bytes(), flags, BY_PATH, wanted)
+}
+
+/// Opens what is at `path`, if it is what is wanted; nothing else is changed by that.
+fn open_this(
+    folder: impl AsFd,
+    path: &[u8],
+    flags: OFlags,
+    how: OFlags,
+    wanted: FileId,
+) -> io::Result<File> {
+    let truncate = flags.contains(OFlags::TRUNC);
+    let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR);
+    let access = if truncate && !writes { OFlags::RDWR } else { OFlags::empty() };
+    let flags = flags.difference(OFlags::TRUNC) | access | how | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::openat(folder, path, flags, Mode::empty())?);
+    if facts_of(&rustix::fs::fstat(&file)?).id != wanted {
+        return Err(Errno::STALE.into());
+    }
+    if truncate {
+        rustix::fs::ftruncate(&file, 0)?;
+    }
+    Ok(file)
 }
 
 impl AsRawFd for Handle {
@@ -142,13 +167,10 @@ impl Handle {
     pub fn open(&self, flags: OFlags) -> io::Result<File> {
         match self {
             Self::Open(file) => reopen(file, flags),
-            Self::Named { folder, name, .. } => {
-                // It is what it was, and is so after it has been opened.
+            Self::Named { folder, name, id } => {
+                // It is what it was, so that nothing blocks.
                 self.facts()?;
-                let flags = flags | PLAINLY | OFlags::NONBLOCK;
-                let fd = rustix::fs::openat(folder, name.as_slice(), flags, Mode::empty())?;
-                self.facts()?;
-                Ok(fd.into())
+                open_this(folder, name, flags, PLAINLY, *id)
             }
         }
     }
@@ -206,8 +228,15 @@ impl Handle {
         let (there, wanted) = (folder.folder()?, self.facts()?.id);
         match self {
             Self::Open(file) => {
-                let this = rustix::fs::getpath(file)?;
-                rustix::fs::linkat(CWD, this, there, name, AtFlags::empty())?;
+                // By way of its folder: linkat would follow links on the path.
+                let path = rustix::fs::getpath(file)?;
+                let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+                let (Some(above), Some(this)) = (path.parent(), path.file_name()) else {
+                    return Err(Errno::STALE.into());
+                };
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | BY_PATH;
+                let above = rustix::fs::openat(CWD, above, flags, Mode::empty())?;
+                rustix::fs::linkat(above, this, there, name, AtFlags::empty())?;
             }
             Self::Named { folder, name: this, .. } => {
                 rustix::fs::linkat(folder, this.as_slice(), there, name, AtFlags::empty())?;

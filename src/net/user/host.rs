@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 #[cfg(target_os = "linux")]
-pub use super::host_linux::{echo, failure, prepare};
+pub use super::host_linux::{failure, is_answer, prepare};
 #[cfg(target_os = "macos")]
-pub use super::host_macos::{echo, failure, prepare};
+pub use super::host_macos::{failure, is_answer, prepare};
 
 /// Why a datagram did not arrive.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -123,7 +123,8 @@ fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     }
 }
 
-/// The ICMP message in what an echo socket received.
-pub fn echo(bytes: &[u8]) -> &[u8] {
-    bytes
+/// Whether an echo socket has received what answers its own requests, which have this identifier: the kernel sees to
+/// that, with an identifier of its own in them.
+pub fn is_answer(_message: &[u8], _identifier: u16) -> bool {
+    true
 }

@@ -3,14 +3,14 @@
 use std::io;
 use std::net::UdpSocket;
 
-use rustix::net::sockopt::set_socket_send_buffer_size;
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
 
-use super::frame::IPV4;
 use super::host::Failure;
 
-/// Makes room for the largest datagram.
+/// Makes room for the largest datagram, and for bursts.
 pub fn prepare(socket: &UdpSocket) -> io::Result<()> {
-    Ok(set_socket_send_buffer_size(socket, 1 << 18)?)
+    set_socket_send_buffer_size(socket, 1 << 18)?;
+    Ok(set_socket_recv_buffer_size(socket, 1 << 20)?)
 }
 
 /// The next error that was kept: none is, without a connected socket.
@@ -18,13 +18,8 @@ pub fn failure(_socket: &UdpSocket) -> Option<Failure> {
     None
 }
 
-/// The ICMP message in what an echo socket received: IPv4's come with their IP header.
-pub fn echo(bytes: &[u8]) -> &[u8] {
-    match bytes.first() {
-        Some(first) if first >> 4 == 4 => {
-            let header = usize::from(first & 15) * 4;
-            bytes.get(header.max(IPV4)..).unwrap_or_default()
-        }
-        _ => bytes,
-    }
+/// Whether an echo socket has received what answers its own requests, which have this identifier: each gets what comes
+/// for all of the host's.
+pub fn is_answer(message: &[u8], identifier: u16) -> bool {
+    message.get(4..6) == Some(&identifier.to_be_bytes())
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use smoltcp::wire::{IpProtocol, checksum};
 
-use super::frame::{Packet, copy};
+use super::frame::{IPV4, Packet, copy};
 use super::host::Failure;
 use super::wire::Wire;
 
@@ -152,6 +152,17 @@ fn pseudo(from: IpAddr, to: IpAddr, length: usize) -> u16 {
     }
 }
 
+/// The ICMP message in what the host hands over; some hosts have IPv4's header before it.
+pub fn message(bytes: &[u8]) -> &[u8] {
+    match bytes.first() {
+        Some(first) if first >> 4 == 4 => {
+            let header = usize::from(first & 15) * 4;
+            bytes.get(header.max(IPV4)..).unwrap_or_default()
+        }
+        _ => bytes,
+    }
+}
+
 /// Answers an echo request to one of our addresses.
 pub fn answer(wire: &mut Wire, packet: &Packet, message: &[u8]) {
     let (reply, protocol) = match packet.destination {
@@ -162,4 +173,25 @@ pub fn answer(wire: &mut Wire, packet: &Packet, message: &[u8]) {
     copy(&mut message, 0, &[reply]);
     seal(&mut message, packet.destination, packet.source);
     wire.ip((packet.destination, packet.source), protocol, 64, &message);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ip_header_before_a_message_is_left_out() {
+        let reply = [ECHO.1, 0, 1, 2, 3, 4, 5, 6, b'x'];
+        let reply6 = [ECHO6.1, 0, 1, 2, 3, 4, 5, 6, b'x'];
+        for (header, first) in [(20, 0x45), (24, 0x46), (60, 0x4f), (20, 0x40)] {
+            let mut bytes = vec![0; header];
+            bytes[0] = first;
+            bytes.extend(reply);
+            assert_eq!(message(&bytes), reply);
+        }
+        for whole in [&reply[..], &reply6, &[]] {
+            assert_eq!(message(whole), whole);
+        }
+        assert_eq!(message(&[0x4f; 59]), b"");
+    }
 }

@@ -357,7 +357,7 @@ impl Flow {
     }
 
     fn echo(&mut self, data: &[u8], from: IpAddr, wire: &mut Wire) -> bool {
-        let data = host::echo(data);
+        let data = icmp::message(data);
         let v6 = from.is_ipv6();
         let (reply, protocol) = match v6 {
             false => (icmp::ECHO.1, IpProtocol::Icmp),
@@ -365,11 +365,12 @@ impl Flow {
         };
         let peer = self.peers.iter().find(|peer| peer.host.ip() == from);
         let (Some(peer), Some(&kind)) = (peer, data.first()) else { return false };
-        if data.len() < icmp::HEADER || kind != reply {
+        let to = self.key.source;
+        if data.len() < icmp::HEADER || kind != reply || !host::is_answer(data, to.port()) {
             return false;
         }
         self.used = Instant::now();
-        let (from, to) = (peer.guest.ip(), self.key.source);
+        let from = peer.guest.ip();
         let mut message = data.to_vec();
         copy(&mut message, 4, &to.port().to_be_bytes());
         icmp::seal(&mut message, from, to.ip());

@@ -3,6 +3,8 @@
 mod buffers;
 mod hostile;
 mod life;
+#[cfg(target_os = "linux")]
+mod process_linux;
 mod queue;
 mod registers;
 

@@ -35,6 +35,8 @@ use crate::vsock::{Call, Dial, Kind, OpenVsock, SOURCES, Tally, Want};
 pub const F_STREAM: u64 = 1 << 0;
 /// VIRTIO_VSOCK_F_SEQPACKET: connections that carry messages.
 pub const F_SEQPACKET: u64 = 1 << 1;
+/// What this host can offer.
+const FEATURES: u64 = if HAS_SEQPACKET { F_STREAM | F_SEQPACKET } else { F_STREAM };
 
 /// Packets to the guest.
 const RECEIVE: u16 = 0;
@@ -342,7 +344,7 @@ impl VirtioDevice for SocketDevice {
     }
 
     fn features(&self) -> u64 {
-        if HAS_SEQPACKET { F_STREAM | F_SEQPACKET } else { F_STREAM }
+        FEATURES
     }
 
     fn queue_sizes(&self) -> &[u16] {

@@ -12,10 +12,10 @@ use super::*;
 use crate::vsock::listener::BACKLOG;
 
 const PORT: u32 = 22;
-const HOST_PORT: u32 = 1 << 30;
+pub const HOST_PORT: u32 = 1 << 30;
 
 #[track_caller]
-fn kind<T: std::fmt::Debug>(result: io::Result<T>) -> ErrorKind {
+pub fn kind<T: std::fmt::Debug>(result: io::Result<T>) -> ErrorKind {
     result.unwrap_err().kind()
 }
 
@@ -29,7 +29,7 @@ fn connect(rig: &mut Rig) -> (OwnedFd, VsockStream) {
     (call.socket, program.join().unwrap().unwrap())
 }
 
-fn dial(rig: &Rig, port: u32, from: u32) -> OwnedFd {
+pub fn dial(rig: &Rig, port: u32, from: u32) -> OwnedFd {
     match rig.open.dial(Kind::Stream, port, from) {
         Dial::Connected(socket) => socket,
         dial => panic!("{dial:?}"),
@@ -221,58 +221,6 @@ fn more_connections_than_may_wait_are_refused() {
     assert!(matches!(rig.open.dial(Kind::Stream, 1, 1), Dial::Refused));
     listener.accept().unwrap();
     dial(&rig, 1, 1);
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn messages_arrive_whole() {
-    let mut rig = Rig::new(Vsock::new());
-    let handle = rig.open.handle();
-    let program = thread::spawn(move || handle.connect_seqpacket(PORT));
-    let call = rig.call();
-    assert_eq!((call.kind, call.port), (Kind::SeqPacket, PORT));
-    call.answer.accept(&call.socket, HOST_PORT);
-    let packets = program.join().unwrap().unwrap();
-    assert_eq!((packets.local_port(), packets.peer_port()), (HOST_PORT, PORT));
-
-    packets.send(b"one").unwrap();
-    packets.send(&[2; VsockSeqPacket::LONGEST]).unwrap();
-    let mut space = vec![0; VsockSeqPacket::LONGEST + 1];
-    assert_eq!(rustix::io::read(&call.socket, &mut space), Ok(3));
-    assert_eq!(rustix::io::read(&call.socket, &mut space), Ok(VsockSeqPacket::LONGEST));
-    for wrong in [&[][..], &[0; VsockSeqPacket::LONGEST + 1]] {
-        assert_eq!(kind(packets.send(wrong)), ErrorKind::InvalidInput);
-    }
-
-    for message in [&b"three"[..], b"is too long", b"four"] {
-        rustix::io::write(&call.socket, message).unwrap();
-    }
-    let mut space = [0; 8];
-    assert_eq!(packets.recv(&mut space).unwrap(), 5);
-    assert_eq!(&space[..5], b"three");
-    assert_eq!(kind(packets.recv(&mut space)), ErrorKind::InvalidData);
-    assert_eq!(packets.recv(&mut space).unwrap(), 4);
-    drop(call.socket);
-    assert_eq!(packets.recv(&mut space).unwrap(), 0);
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_port_for_messages_is_another_one_than_that_for_bytes() {
-    let rig = Rig::new(Vsock::new());
-    let handle = rig.open.handle();
-    let bytes = handle.listen(1).unwrap();
-    let messages = handle.listen_seqpacket(1).unwrap();
-    let Dial::Connected(device) = rig.open.dial(Kind::SeqPacket, 1, 6) else { panic!("refused") };
-    let (packets, from) = messages.accept().unwrap();
-    assert_eq!(from, 6);
-    packets.send(b"message").unwrap();
-    assert_eq!(read_now(&device), b"message");
-    bytes.set_nonblocking(true);
-    assert_eq!(kind(bytes.accept()), ErrorKind::WouldBlock);
-    drop(messages);
-    assert!(matches!(rig.open.dial(Kind::SeqPacket, 1, 6), Dial::Refused));
-    dial(&rig, 1, 6);
 }
 
 #[test]

@@ -4,23 +4,21 @@ use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
-
 use super::*;
 
-const PORT: u32 = 1024;
-const FROM: u32 = 0x1234_5678;
+pub const PORT: u32 = 1024;
+pub const FROM: u32 = 0x1234_5678;
 
-fn everything(dir: &Path) -> Vsock {
+pub fn everything(dir: &Path) -> Vsock {
     Vsock::new().hyperkit(dir).hybrid(dir.join("v")).host_port(PORT, dir.join("own"))
 }
 
-fn dial(open: &OpenVsock) -> Dial {
+pub fn dial(open: &OpenVsock) -> Dial {
     open.dial(Kind::Stream, PORT, FROM)
 }
 
 #[track_caller]
-fn connected(dial: Dial) -> OwnedFd {
+pub fn connected(dial: Dial) -> OwnedFd {
     match dial {
         Dial::Connected(socket) => socket,
         dial => panic!("{dial:?}"),
@@ -86,49 +84,4 @@ fn a_file_that_is_no_socket_is_nobody() {
     let open = everything(dir.path()).open().unwrap();
     std::fs::write(dir.path().join("own"), "mine").unwrap();
     assert!(matches!(dial(&open), Dial::Refused));
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_listener_that_has_too_many_waiting_is_busy_until_it_accepts_one() {
-    let dir = folder();
-    let path = dir.path().join("own");
-    let open = everything(dir.path()).open().unwrap();
-    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
-    rustix::net::bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
-    rustix::net::listen(&socket, 1).unwrap();
-    let mut waiting = Vec::new();
-    loop {
-        match dial(&open) {
-            Dial::Connected(socket) => waiting.push(socket),
-            Dial::Busy => break,
-            Dial::Refused => panic!("refused"),
-        }
-        assert!(waiting.len() < 100);
-    }
-    assert!(!waiting.is_empty());
-    let listener = UnixListener::from(socket);
-    let _first = listener.accept().unwrap();
-    connected(dial(&open));
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn messages_go_to_sockets_for_messages_only() {
-    let dir = folder();
-    let open = everything(dir.path()).open().unwrap();
-    let _stream = UnixListener::bind(dir.path().join("own")).unwrap();
-    assert!(matches!(open.dial(Kind::SeqPacket, PORT, FROM), Dial::Refused));
-
-    let path = SocketAddrUnix::new(dir.path().join("v_1024")).unwrap();
-    let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
-    rustix::net::bind(&listener, &path).unwrap();
-    rustix::net::listen(&listener, 1).unwrap();
-    let ours = connected(open.dial(Kind::SeqPacket, PORT, FROM));
-    let theirs = rustix::net::accept(&listener).unwrap();
-    for message in [&b"one"[..], b"two"] {
-        rustix::io::write(&ours, message).unwrap();
-    }
-    assert_eq!(read_now(&theirs), b"one");
-    assert_eq!(read_now(&theirs), b"two");
 }

@@ -6,6 +6,8 @@ mod files;
 mod lines;
 mod options;
 mod process;
+#[cfg(target_os = "linux")]
+mod system_linux;
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};

@@ -39,7 +39,7 @@ fn write_until_killed(disks: [String; 2], after: u64, pause: Duration) -> u64 {
         .arg(kernel)
         .arg("--initrd")
         .arg(initrd)
-        .args(["--memory", "160M", "--cmdline", &scripted("console=ttyS0 quiet", LOAD)])
+        .args(["--memory", "160M", "--cmdline", &scripted(QUIET, LOAD)])
         .args(disks.iter().flat_map(|disk| ["--disk", disk]))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

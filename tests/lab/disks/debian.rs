@@ -14,7 +14,7 @@ fn debian_boots_to_a_login_and_is_running() {
     let dir = scratch();
     let top = dir.path().join("root.qcow2");
     let (console, screen, keyboard) = console();
-    let kernel = Flavour::Cloud.kernel("console=ttyS0 quiet hk.root=/dev/vda");
+    let kernel = Flavour::Cloud.kernel(&format!("{QUIET} hk.root=/dev/vda"));
     let builder = Vm::builder().cpus(2).memory(512 << 20).kernel(kernel).serial(console);
     let vm = builder.disk(root(&top)).build().unwrap().start().unwrap();
     let mut session = Session::on(vm, screen, keyboard);

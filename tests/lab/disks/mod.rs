@@ -3,6 +3,7 @@
 mod contents;
 mod crash;
 mod debian;
+mod options;
 mod shape;
 
 use std::fs::File;
@@ -114,7 +115,7 @@ pub fn machine(builder: VmBuilder, disks: impl IntoIterator<Item = Disk>) -> VmB
 /// Boots a guest with `disks`, runs `script`, which has to succeed, and returns what was printed.
 #[track_caller]
 pub fn run(script: &str, disks: impl IntoIterator<Item = Disk>) -> String {
-    let kernel = Flavour::Cloud.kernel(&scripted("console=ttyS0 quiet", script));
+    let kernel = Flavour::Cloud.kernel(&scripted(QUIET, script));
     let session = Session::start(|builder| machine(builder, disks).kernel(kernel));
     let end = session.end();
     let text = session.screen.text();
@@ -125,7 +126,7 @@ pub fn run(script: &str, disks: impl IntoIterator<Item = Disk>) -> String {
 
 /// A session with a shell, and the same disks.
 pub fn session(disks: impl IntoIterator<Item = Disk>) -> Session {
-    let kernel = Flavour::Cloud.kernel("console=ttyS0 quiet");
+    let kernel = Flavour::Cloud.kernel(QUIET);
     let mut session = Session::start(|builder| machine(builder, disks).kernel(kernel));
     session.wait_for_shell();
     session

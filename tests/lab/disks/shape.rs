@@ -138,7 +138,7 @@ fn the_guest_is_told_what_a_disk_is_like() {
                  echo 'write through' > cache_type; cat queue/write_cache; \
                  dd if=/dev/zero of=/dev/vdb bs=64k count=4 oflag=direct 2>/dev/null; echo $?";
     let look = |disk: Disk| {
-        let kernel = Flavour::Cloud.kernel(&scripted("console=ttyS0 quiet", looks));
+        let kernel = Flavour::Cloud.kernel(&scripted(QUIET, looks));
         let session = Session::start(|builder| machine(builder, [disk]).kernel(kernel).cpus(2));
         session.end().unwrap();
         session.screen.text().replace('\r', "")

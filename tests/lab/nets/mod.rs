@@ -17,24 +17,6 @@ use hyperkit::vm::VmBuilder;
 use super::disks::tools;
 use super::session::*;
 
-/// Brings eth0 up as udhcpc's script is told to, and leaves what it was told in /tmp/lease. In the end it is taken down
-/// again: Linux's driver spins for ever if TCP wants to send when the device has been reset to power off.
-pub const DHCP: &str = r#"
-trap 'ip link set eth0 down' EXIT
-cat > /tmp/udhcpc <<'END'
-#!/bin/sh
-[ "$1" = bound ] || exit 0
-env > /tmp/lease
-ip addr add "$ip/$mask" dev "$interface"
-ip route add default via "$router"
-echo "search $domain" > /etc/resolv.conf
-for server in $dns; do echo "nameserver $server" >> /etc/resolv.conf; done
-END
-chmod +x /tmp/udhcpc
-ip link set eth0 up
-udhcpc -q -n -i eth0 -s /tmp/udhcpc >/tmp/udhcpc.log 2>&1 || { cat /tmp/udhcpc.log; exit 1; }
-"#;
-
 /// A machine with tools as `vda`, and these cards.
 pub fn machine(builder: VmBuilder, nets: impl IntoIterator<Item = Net>) -> VmBuilder {
     let builder = builder.disk(tools()).memory(384 << 20);
@@ -55,7 +37,7 @@ pub fn start(script: &str, nets: impl IntoIterator<Item = Net>) -> Session {
 
 /// The same without an address.
 pub fn start_bare(script: &str, nets: impl IntoIterator<Item = Net>) -> Session {
-    let kernel = Flavour::Cloud.kernel(&scripted("console=ttyS0 quiet", script));
+    let kernel = Flavour::Cloud.kernel(&scripted(QUIET, script));
     Session::start(|builder| machine(builder, nets).kernel(kernel))
 }
 

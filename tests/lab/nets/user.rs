@@ -58,7 +58,7 @@ fn what_is_carried_each_way_arrives_whole() {
          wget -q -O - http://192.168.65.2:{down}/file | tee /tmp/got | md5sum\n\
          nc 192.168.65.2 {up} < /tmp/got\n"
     );
-    let script = scripted("console=ttyS0 quiet", &format!("{DHCP}{script}"));
+    let script = scripted(QUIET, &format!("{DHCP}{script}"));
     let session = Session::start(|builder| {
         let kernel = Flavour::Cloud.kernel(&script);
         machine(builder, [Net::user().into()]).kernel(kernel).memory(len + (384 << 20))
@@ -268,7 +268,7 @@ fn systemd_networkd_brings_the_card_up() {
     let dir = scratch();
     let top = dir.path().join("root.qcow2");
     let (console, screen, keyboard) = console();
-    let kernel = Flavour::Cloud.kernel("console=ttyS0 quiet net.ifnames=0 hk.root=/dev/vda");
+    let kernel = Flavour::Cloud.kernel(&format!("{QUIET} net.ifnames=0 hk.root=/dev/vda"));
     let builder = Vm::builder().memory(512 << 20).kernel(kernel).serial(console);
     let vm = builder.disk(root(&top)).net(Net::user()).build().unwrap().start().unwrap();
     let mut session = Session::on(vm, screen, keyboard);

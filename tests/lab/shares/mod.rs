@@ -35,7 +35,7 @@ pub fn start(script: &str, shares: impl IntoIterator<Item = Share>) -> Session {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("run"), format!("{MOUNT}{script}")).unwrap();
     let bootstrap = "mkdir -p /script; mount -t 9p -o trans=virtio,version=9p2000.L script /script && sh /script/run";
-    let kernel = Flavour::Generic.kernel(&scripted("console=ttyS0 quiet", bootstrap));
+    let kernel = Flavour::Generic.kernel(&scripted(QUIET, bootstrap));
     let session = Session::start(|builder| {
         let builder = builder.disk(tools()).memory(512 << 20).kernel(kernel);
         let script = Share::new("script", dir.path()).read_only();

@@ -32,7 +32,7 @@ END
         .arg(kernel)
         .arg("--initrd")
         .arg(initrd)
-        .args(["--cmdline", &scripted("console=ttyS0 quiet", script)])
+        .args(["--cmdline", &scripted(QUIET, script)])
         .arg("--disk")
         .arg(std::env::var_os("HK_ROOT").unwrap())
         .arg("--socket")

@@ -28,7 +28,7 @@ pub fn start(script: &str, vsock: Vsock) -> Session {
         "ulimit -n 8192; in-tools /dev/vda perl -e 'socket(S,40,1,0);connect(S,pack(\"SSLLx4\",40,0,{SCRIPT_PORT},2))||die $!;\
          undef $/;eval <S>;die $@ if $@'"
     );
-    let kernel = Flavour::Cloud.kernel(&scripted("console=ttyS0 quiet", &bootstrap));
+    let kernel = Flavour::Cloud.kernel(&scripted(QUIET, &bootstrap));
     let session = Session::start(|builder| {
         builder.disk(tools()).memory(384 << 20).kernel(kernel).vsock(vsock)
     });

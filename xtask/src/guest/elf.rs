@@ -9,18 +9,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Reads a module's `.modinfo` section: the names in its `depends=` entry.
-pub fn module_depends(module: &Path) -> Result<Vec<String>> {
-    let bytes = fs::read(module).with_context(|| format!("cannot read {}", module.display()))?;
-    let parse = || -> Result<Vec<String>> {
-        let file = ElfFile64::<object::Endianness>::parse(&*bytes)?;
-        let section = file.section_by_name(".modinfo").context("it has no .modinfo")?;
-        let entries = section.data()?.split(|&byte| byte == 0);
-        let depends = entries.filter_map(|entry| entry.strip_prefix(b"depends="));
-        let names = depends.flat_map(|list| list.split(|&byte| byte == b','));
-        let names = names.filter(|name| !name.is_empty());
-        Ok(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
-    };
-    parse().with_context(|| format!("cannot understand the module {}", module.display()))
+pub fn module_depends(module: &[u8]) -> Result<Vec<String>> {
+    let file = ElfFile64::<object::Endianness>::parse(module)?;
+    let section = file.section_by_name(".modinfo").context("it has no .modinfo")?;
+    let entries = section.data()?.split(|&byte| byte == 0);
+    let depends = entries.filter_map(|entry| entry.strip_prefix(b"depends="));
+    let names = depends.flat_map(|list| list.split(|&byte| byte == b','));
+    let names = names.filter(|name| !name.is_empty());
+    Ok(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
 }
 
 /// The shared libraries a program of this machine loads, and its loader, at the paths where the
@@ -40,6 +36,13 @@ pub fn needed_libraries(program: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(found.into_iter().collect())
+}
+
+/// Does a program run without a loader and without libraries?
+pub fn is_static(program: &Path) -> Result<bool> {
+    let (names, interpreter) = direct_needs(program)
+        .with_context(|| format!("cannot understand {}", program.display()))?;
+    Ok(names.is_empty() && interpreter.is_none())
 }
 
 fn direct_needs(path: &Path) -> Result<(Vec<String>, Option<String>)> {

@@ -3,8 +3,10 @@
 //! It is a plain cpio archive, not compressed: the kernel unpacks that fastest, and a test may append
 //! another archive of its own to add or replace files.
 
+use super::Arch;
 use super::archive::Archive;
 use super::elf::needed_libraries;
+use super::fetched::Fetched;
 use super::modules::Tree;
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -13,7 +15,7 @@ use std::process::Command;
 const INIT: &str = include_str!("init.sh");
 const IN_TOOLS: &str = include_str!("in-tools.sh");
 
-/// Loaded by the init script, in this order.
+/// Loaded by the init script, in this order; then that of the architecture's power button.
 const LOADED: &[&str] = &[
     "virtio_mmio",
     "virtio_pci",
@@ -28,7 +30,6 @@ const LOADED: &[&str] = &[
     "virtiofs",
     "crc32c_generic",
     "ext4",
-    "button",
     "evdev",
 ];
 
@@ -48,12 +49,16 @@ const FILES: &[(&str, u32, &str)] = &[
 ];
 
 /// All that an initrd is made of, apart from packages: when this text changes, it is made again.
-pub fn recipe() -> String {
-    format!("{FILES:?}\n{LOADED:?}\n{CARRIED:?}\n")
+pub fn recipe(arch: Arch) -> String {
+    format!("{FILES:?}\n{:?}\n{CARRIED:?}\n", loaded(arch))
+}
+
+fn loaded(arch: Arch) -> Vec<&'static str> {
+    [LOADED, &[arch.button()]].concat()
 }
 
 /// Builds the initrd for the kernel whose modules are given.
-pub fn build(modules: &Path, busybox: &Path, dmidecode: &Path) -> Result<Vec<u8>> {
+pub fn build(arch: Arch, modules: &Path, fetched: &Fetched) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     archive.character_device("dev/console", 5, 1)?;
     archive.character_device("dev/null", 1, 3)?;
@@ -65,33 +70,35 @@ pub fn build(modules: &Path, busybox: &Path, dmidecode: &Path) -> Result<Vec<u8>
         archive.file(name, *mode, content.as_bytes())?;
     }
 
-    let busybox = busybox.join("bin/busybox");
-    archive.copy("bin/busybox", 0o755, &busybox)?;
-    // It is static, so this machine can run it to ask for its applets.
-    let applets = crate::host::output(Command::new(&busybox).arg("--list-full"))?;
+    let busybox = Path::new("bin/busybox");
+    archive.copy("bin/busybox", 0o755, &fetched.busybox.join(busybox))?;
+    let mut list = Command::new(fetched.own_busybox.join(busybox));
+    let applets = crate::host::output(list.arg("--list-full"))?;
     for applet in String::from_utf8_lossy(&applets).lines() {
         archive.symlink(applet, "/bin/busybox")?;
     }
-    let dmidecode = dmidecode.join("usr/sbin/dmidecode");
-    for library in needed_libraries(&dmidecode)? {
-        archive.copy(&library.to_string_lossy(), 0o755, &library)?;
+    if let Some(dmidecode) = &fetched.dmidecode {
+        let dmidecode = dmidecode.join("usr/sbin/dmidecode");
+        for library in needed_libraries(&dmidecode)? {
+            archive.copy(&library.to_string_lossy(), 0o755, &library)?;
+        }
+        archive.copy("usr/sbin/dmidecode", 0o755, &dmidecode)?;
     }
-    archive.copy("usr/sbin/dmidecode", 0o755, &dmidecode)?;
 
     let tree = Tree::new(modules)?;
     let release = modules.file_name().context("a kernel without a release")?.to_string_lossy();
     let base = format!("lib/modules/{release}");
     let mut dependencies = String::new();
-    for module in tree.closure(&[LOADED, CARRIED].concat())? {
+    for module in tree.closure(&[&loaded(arch), CARRIED].concat())? {
         let name = format!("{base}/{}", module.path.display());
-        archive.file(&name, 0o644, &tree.read(&module)?)?;
+        archive.file(&name, 0o644, &module.bytes)?;
         let depends = module.depends.iter().map(|path| format!(" {}", path.display()));
         let depends = depends.collect::<String>();
         dependencies += &format!("{}:{depends}\n", module.path.display());
     }
     // busybox's modprobe loads what a line names, and what the lines of those name.
     archive.file(&format!("{base}/modules.dep"), 0o644, dependencies.as_bytes())?;
-    let loaded = tree.closure(LOADED)?;
+    let loaded = tree.closure(&loaded(arch))?;
     let loaded = loaded.iter().filter_map(|module| module.path.file_stem());
     let loaded: Vec<_> = loaded.map(|name| name.to_string_lossy()).collect();
     archive.file("etc/modules", 0o644, loaded.join("\n").as_bytes())?;

@@ -6,32 +6,36 @@
 //! the stamp that vouches for all of them comes last, so an interrupted run leaves nothing that
 //! looks whole and is not.
 
+mod arch;
 mod archive;
 mod elf;
+mod fetched;
 mod initrd;
 mod modules;
 pub mod root;
 mod vmlinux;
 
+pub use arch::Arch;
 pub use archive::Archive;
-pub use elf::needed_libraries;
+pub use elf::{is_static, needed_libraries};
 pub use modules::Tree as Modules;
 
 use crate::host;
-use crate::packages::Apt;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use fetched::Fetched;
 use lexopt::Arg::Long;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const HELP: &str = "\
-usage: cargo xtask guest [--root] [--update]
+usage: cargo xtask guest [--arm64 | --root] [--update]
 
 Fetches Debian's stock cloud and generic kernels and builds a busybox initrd for each, below
 target/guest/. Needs no root; a second call does nothing. Prints where everything is:
   KERNEL, VMLINUX, INITRD                          the cloud kernel: bzImage, ELF, initrd
   KERNEL_GENERIC, VMLINUX_GENERIC, INITRD_GENERIC  the same for the generic kernel
 
+  --arm64    arm64 kernels instead of x86-64 ones, below target/guest/arm64/; there are no VMLINUX then
   --root     also build ROOT, the image of a Debian root file system with fio and e2fsprogs; if it is
              not there yet this takes root's privileges, some 40 seconds and 100 MB of packages
   --update   look for newer packages than those fetched before
@@ -39,16 +43,20 @@ target/guest/. Needs no root; a second call does nothing. Prints where everythin
 What the initrd does, and how a test makes it run something: see xtask/src/guest/init.sh.
 ";
 
-/// Debian's package for each kernel flavour.
-const KERNELS: [(&str, &str); 2] =
-    [("cloud", "linux-image-cloud-amd64"), ("generic", "linux-image-amd64")];
-
 /// One kernel, and what goes with it.
 pub struct Image {
+    /// In the form that Debian has it: a bzImage, or an arm64 Image.
     pub kernel: PathBuf,
-    pub vmlinux: PathBuf,
+    /// The ELF kernel in a bzImage.
+    pub vmlinux: Option<PathBuf>,
     pub initrd: PathBuf,
     /// The folder that has `modules.builtin` and `kernel/`.
+    pub modules: PathBuf,
+}
+
+/// The kernel of the lab's own machine, in the form that QEMU starts soonest.
+pub struct LabKernel {
+    pub kernel: PathBuf,
     pub modules: PathBuf,
 }
 
@@ -56,26 +64,29 @@ pub struct Image {
 pub struct Guest {
     pub cloud: Image,
     pub generic: Image,
+    pub lab: LabKernel,
 }
 
 impl Guest {
     /// Names and paths, as printed; with `HK_` before the names they are in the environment of tests.
-    pub fn variables(&self) -> [(&'static str, &Path); 6] {
-        [
-            ("KERNEL", &self.cloud.kernel),
-            ("VMLINUX", &self.cloud.vmlinux),
-            ("INITRD", &self.cloud.initrd),
-            ("KERNEL_GENERIC", &self.generic.kernel),
-            ("VMLINUX_GENERIC", &self.generic.vmlinux),
-            ("INITRD_GENERIC", &self.generic.initrd),
-        ]
+    pub fn variables(&self) -> Vec<(&'static str, &Path)> {
+        let all = [
+            ("KERNEL", Some(&self.cloud.kernel)),
+            ("VMLINUX", self.cloud.vmlinux.as_ref()),
+            ("INITRD", Some(&self.cloud.initrd)),
+            ("KERNEL_GENERIC", Some(&self.generic.kernel)),
+            ("VMLINUX_GENERIC", self.generic.vmlinux.as_ref()),
+            ("INITRD_GENERIC", Some(&self.generic.initrd)),
+        ];
+        all.into_iter().filter_map(|(name, path)| Some((name, path?.as_path()))).collect()
     }
 }
 
 pub fn main(mut args: lexopt::Parser) -> Result<u8> {
-    let (mut root, mut update) = (false, false);
+    let (mut arch, mut root, mut update) = (Arch::X86_64, false, false);
     while let Some(arg) = args.next()? {
         match arg {
+            Long("arm64") => arch = Arch::Arm64,
             Long("root") => root = true,
             Long("update") => update = true,
             Long("help") => {
@@ -85,7 +96,8 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let guest = prepare(update)?;
+    ensure!(!root || arch == Arch::X86_64, "there is no root file system for arm64");
+    let guest = prepare(arch, update)?;
     for (name, path) in guest.variables() {
         println!("{name}={}", path.display());
     }
@@ -95,104 +107,76 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
     Ok(0)
 }
 
-/// The unpacked packages.
-struct Packages {
-    kernels: [PathBuf; 2],
-    busybox: PathBuf,
-    dmidecode: PathBuf,
-}
-
-impl Packages {
-    fn from_list(list: Vec<PathBuf>) -> Option<Packages> {
-        let [cloud, generic, busybox, dmidecode] = list.try_into().ok()?;
-        Some(Packages { kernels: [cloud, generic], busybox, dmidecode })
-    }
-
-    /// Those that were fetched before, if they are all there.
-    fn cached(dir: &Path) -> Option<Packages> {
-        let list = fs::read_to_string(dir.join("current")).ok()?;
-        let list: Vec<_> = list.lines().map(|name| dir.join(name)).collect();
-        let whole = list.iter().all(|path| path.is_dir());
-        if whole { Self::from_list(list) } else { None }
-    }
-
-    fn fetch(dir: &Path) -> Result<Packages> {
-        fs::create_dir_all(dir)?;
-        let mut apt = Apt::new(dir.join("apt"))?;
-        let mut list = Vec::new();
-        for (_, meta) in KERNELS {
-            let package = apt.resolve(meta, "linux-image-")?;
-            list.push(apt.unpack(&package, dir)?);
-        }
-        list.push(apt.unpack("busybox-static", dir)?);
-        list.push(apt.unpack("dmidecode", dir)?);
-        let names = list.iter().filter_map(|path| path.file_name()?.to_str());
-        let names: Vec<_> = names.collect();
-        host::write_atomically(&dir.join("current"), (names.join("\n") + "\n").as_bytes())?;
-        Packages::from_list(list).context("a package is missing")
-    }
-
-    /// A text that changes whenever a kernel or initrd has to be made again.
-    fn stamp(&self) -> String {
-        let [cloud, generic] = &self.kernels;
-        let packages = [cloud, generic, &self.busybox, &self.dmidecode].map(|dir| dir.file_name());
-        format!("{packages:?}\n{}", initrd::recipe())
-    }
-}
-
 /// Fetches and builds what is not there yet.
-pub fn prepare(update: bool) -> Result<Guest> {
-    let dir = host::target("guest")?;
+pub fn prepare(arch: Arch, update: bool) -> Result<Guest> {
+    let dir = host::target(arch.folder())?;
     let stamp = || fs::read_to_string(dir.join("stamp")).unwrap_or_default();
     if !update
-        && let Some(packages) = Packages::cached(&dir.join("packages"))
-        && stamp() == packages.stamp()
+        && let Some(fetched) = Fetched::cached(arch, &dir.join("packages"))
+        && stamp() == fetched.stamp(arch)
     {
-        return guest(&dir, &packages);
+        return guest(arch, &dir, &fetched);
     }
     let _lock = host::Lock::take(&dir.join("lock"))?;
-    let cached = if update { None } else { Packages::cached(&dir.join("packages")) };
-    let packages = match cached {
-        Some(packages) => packages,
-        None => Packages::fetch(&dir.join("packages"))?,
+    let cached = if update { None } else { Fetched::cached(arch, &dir.join("packages")) };
+    let fetched = match cached {
+        Some(fetched) => fetched,
+        None => Fetched::fetch(arch, &dir.join("packages"))?,
     };
-    let guest = guest(&dir, &packages)?;
+    let guest = guest(arch, &dir, &fetched)?;
     // Another xtask may have done it all while this one waited for the lock.
-    if stamp() != packages.stamp() {
+    if stamp() != fetched.stamp(arch) {
         let _ = fs::remove_file(dir.join("stamp"));
-        for (image, package) in [&guest.cloud, &guest.generic].into_iter().zip(&packages.kernels) {
-            build(image, package, &packages)?;
+        for (image, package) in [&guest.cloud, &guest.generic].into_iter().zip(&fetched.kernels) {
+            build(arch, image, package, &fetched)?;
         }
-        host::write_atomically(&dir.join("stamp"), packages.stamp().as_bytes())?;
+        host::write_atomically(&dir.join("stamp"), fetched.stamp(arch).as_bytes())?;
     }
     Ok(guest)
 }
 
-fn guest(dir: &Path, packages: &Packages) -> Result<Guest> {
-    let image = |index: usize| -> Result<Image> {
-        let dir = dir.join(KERNELS[index].0);
+fn guest(arch: Arch, dir: &Path, fetched: &Fetched) -> Result<Guest> {
+    let image = |name: &str, package: &Path| -> Result<Image> {
+        let dir = dir.join(name);
         fs::create_dir_all(&dir)?;
         Ok(Image {
             kernel: dir.join("vmlinuz"),
-            vmlinux: dir.join("vmlinux"),
+            vmlinux: (arch == Arch::X86_64).then(|| dir.join("vmlinux")),
             initrd: dir.join("initrd"),
-            modules: only_entry(&packages.kernels[index].join("lib/modules"))?,
+            modules: only_entry(&package.join("lib/modules"))?,
         })
     };
-    Ok(Guest { cloud: image(0)?, generic: image(1)? })
+    let [cloud, generic] = &fetched.kernels;
+    let (cloud, generic) = (image("cloud", cloud)?, image("generic", generic)?);
+    let lab = match &fetched.newer {
+        Some(package) => {
+            let modules = only_entry(&package.join("lib/modules"))?;
+            LabKernel { kernel: packaged(package, &modules)?, modules }
+        }
+        None => LabKernel {
+            kernel: generic.vmlinux.as_ref().unwrap_or(&generic.kernel).clone(),
+            modules: generic.modules.clone(),
+        },
+    };
+    Ok(Guest { cloud, generic, lab })
 }
 
-fn build(image: &Image, package: &Path, packages: &Packages) -> Result<()> {
+fn build(arch: Arch, image: &Image, package: &Path, fetched: &Fetched) -> Result<()> {
     eprintln!("xtask: building {}", image.initrd.display());
-    let release = image.modules.file_name().context("a kernel without a release")?;
-    let mut name = std::ffi::OsString::from("vmlinuz-");
-    name.push(release);
-    let kernel = package.join("boot").join(name);
+    let kernel = packaged(package, &image.modules)?;
     let kernel = fs::read(&kernel).with_context(|| format!("cannot read {}", kernel.display()))?;
     host::write_atomically(&image.kernel, &kernel)?;
-    host::write_atomically(&image.vmlinux, &vmlinux::extract(&kernel)?)?;
-    let initrd = initrd::build(&image.modules, &packages.busybox, &packages.dmidecode)?;
-    host::write_atomically(&image.initrd, &initrd)
+    if let Some(path) = &image.vmlinux {
+        host::write_atomically(path, &vmlinux::extract(&kernel)?)?;
+    }
+    host::write_atomically(&image.initrd, &initrd::build(arch, &image.modules, fetched)?)
+}
+
+/// The kernel in a package whose modules are in that folder.
+fn packaged(package: &Path, modules: &Path) -> Result<PathBuf> {
+    let mut name = std::ffi::OsString::from("vmlinuz-");
+    name.push(modules.file_name().context("a kernel without a release")?);
+    Ok(package.join("boot").join(name))
 }
 
 fn only_entry(dir: &Path) -> Result<PathBuf> {

@@ -1,9 +1,10 @@
 //! A kernel package's modules, and the order to load some of them in.
 //!
 //! The packages carry no `modules.dep` (depmod makes it when they are installed), so dependencies
-//! are read from the modules themselves. Debian 12 ships modules uncompressed.
+//! are read from the modules themselves. Debian's newer kernels have them packed with xz.
 
 use super::elf;
+use super::vmlinux::filter;
 use anyhow::{Context, Result};
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -15,10 +16,11 @@ pub struct Tree {
     by_name: BTreeMap<String, PathBuf>,
 }
 
-/// A module with its direct dependencies, all as paths relative to the tree's root.
+/// A module, unpacked, and its direct dependencies; the paths are relative to the tree's root.
 pub struct Module {
     pub path: PathBuf,
     pub depends: Vec<PathBuf>,
+    pub bytes: Vec<u8>,
 }
 
 impl Tree {
@@ -33,10 +35,8 @@ impl Tree {
                 let path = entry.path();
                 if entry.file_type()?.is_dir() {
                     todo.push(path);
-                } else if path.extension().is_some_and(|ext| ext == "ko")
-                    && let Some(name) = path.file_stem()
-                {
-                    by_name.insert(plain(&name.to_string_lossy()), path);
+                } else if let Some(name) = module_name(&path) {
+                    by_name.insert(plain(name), path);
                 }
             }
         }
@@ -61,22 +61,33 @@ impl Tree {
         order: &mut Vec<Module>,
     ) -> Result<Option<PathBuf>> {
         let Some(file) = self.by_name.get(name) else { return Ok(None) };
-        let path = file.strip_prefix(&self.root)?.to_path_buf();
+        let mut path = file.strip_prefix(&self.root)?.to_path_buf();
+        if path.extension().is_some_and(|ext| ext == "xz") {
+            path.set_extension("");
+        }
         if seen.insert(name.to_owned()) {
+            let bytes = unpacked(file)?;
+            let names = elf::module_depends(&bytes)
+                .with_context(|| format!("cannot understand the module {}", file.display()))?;
             let mut depends = Vec::new();
-            for dependency in elf::module_depends(file)? {
+            for dependency in names {
                 depends.extend(self.visit(&plain(&dependency), seen, order)?);
             }
-            order.push(Module { path: path.clone(), depends });
+            order.push(Module { path: path.clone(), depends, bytes });
         }
         Ok(Some(path))
     }
+}
 
-    /// The bytes of one of the modules.
-    pub fn read(&self, module: &Module) -> Result<Vec<u8>> {
-        let path = self.root.join(&module.path);
-        fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
-    }
+/// The name of a module's file without what says that it is one.
+fn module_name(path: &Path) -> Option<&str> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_suffix(".xz").unwrap_or(name).strip_suffix(".ko")
+}
+
+fn unpacked(path: &Path) -> Result<Vec<u8>> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if bytes.starts_with(b"\xfd7zXZ") { filter(&["xz", "-dc"], &bytes) } else { Ok(bytes) }
 }
 
 /// Module names in the spelling the kernel uses.

@@ -48,7 +48,7 @@ pub fn prepare(guest: &Guest, update: bool) -> Result<PathBuf> {
     let dir = host::target("guest/root")?;
     let (image, stamp) = (dir.join("root.img"), dir.join("stamp"));
     let release = guest.cloud.modules.file_name().context("a kernel without a release")?;
-    let suite = suite()?;
+    let suite = packages::suite()?;
     let recipe = format!("{suite}\n{release:?}\n{PACKAGES:?}\n{SCRIPT}");
     let fresh =
         || image.is_file() && fs::read_to_string(&stamp).is_ok_and(|of_image| of_image == recipe);
@@ -80,12 +80,4 @@ fn build(image: &Path, modules: &Path, suite: &str) -> Result<()> {
     fs::rename(&part, image)?;
     eprintln!("xtask: built it in {:.0} s", start.elapsed().as_secs_f64());
     Ok(())
-}
-
-/// Debian's name for this machine's release.
-fn suite() -> Result<String> {
-    let text = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
-    let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-    let name = name.context("/etc/os-release names no release (VERSION_CODENAME)")?;
-    Ok(name.trim_matches('"').to_owned())
 }

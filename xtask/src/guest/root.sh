@@ -14,13 +14,13 @@ set -eu
 export LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 image=$1 owner=$2 modules=$3 suite=$4 packages=$5 sources=$6 config=$7
 tree=$image.tree
-# Not if mmdebstrap was killed and has left its mounts there.
 clean() { rm -rf --one-file-system "$tree" "$image.conf"; }
 trap clean EXIT
 clean
 
 printf '%s\n' "$config" >"$image.conf"
-printf '%s\n' "$sources" | mmdebstrap --mode=root --format=directory --variant=minbase \
+# In a mount namespace of its own: killed, it leaves no mounts behind.
+printf '%s\n' "$sources" | unshare --mount mmdebstrap --mode=root --format=directory --variant=minbase \
     --aptopt="$image.conf" --include="$packages" \
     --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/info/*' \

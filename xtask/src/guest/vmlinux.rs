@@ -54,7 +54,7 @@ fn lz4(packed: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// Sends bytes through a tool that every Debian machine with a compiler has.
-fn filter(tool: &[&str], packed: &[u8]) -> Result<Vec<u8>> {
+pub fn filter(tool: &[&str], packed: &[u8]) -> Result<Vec<u8>> {
     let mut command = Command::new(tool[0]);
     command.args(&tool[1..]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot run {}", tool[0]))?;

@@ -1,7 +1,8 @@
 //! What the lab's machine is booted from: a stock kernel, and an initramfs with xtask itself as the
 //! first process.
 //!
-//! xtask is a dynamic executable, so the libraries it loads go along. The initramfs is made anew for
+//! xtask is a dynamic executable on this machine, so the libraries it loads go along; for another
+//! architecture it is static. The initramfs is made anew for
 //! each run: that takes some hundredths of a second and leaves nothing that could be out of step.
 
 use crate::guest::{Archive, Guest, Modules, needed_libraries};
@@ -11,7 +12,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// What the lab loads, in this order; what these depend on comes along.
+/// What the lab loads, in this order, of what its kernel does not have built in; what these depend on
+/// comes along.
 const MODULES: &[&str] = &[
     "virtio_pci",
     "virtio_console",
@@ -27,20 +29,19 @@ const MODULES: &[&str] = &[
     "vhost_vsock",
 ];
 
-/// Writes the initramfs.
-pub fn write(guest: &Guest, to: &Path) -> Result<()> {
-    let own = std::env::current_exe().context("cannot tell where this program is")?;
+/// Writes the initramfs, with the program `init` as the first process.
+pub fn write(init: &Path, guest: &Guest, to: &Path) -> Result<()> {
     let mut archive = Archive::new();
     archive.character_device("dev/console", 5, 1)?;
-    archive.file("init", 0o755, &stripped(&own, to)?)?;
-    for library in needed_libraries(&own)? {
+    archive.file("init", 0o755, &stripped(init, to)?)?;
+    for library in needed_libraries(init)? {
         archive.copy(&library.to_string_lossy(), 0o755, &library)?;
     }
-    let tree = Modules::new(&guest.generic.modules)?;
-    for (index, module) in tree.closure(MODULES)?.iter().enumerate() {
+    let tree = Modules::new(&guest.lab.modules)?;
+    for (index, module) in tree.closure(MODULES)?.into_iter().enumerate() {
         let name = module.path.file_name().context("a module without a name")?;
         let name = format!("modules/{index:03}-{}", name.to_string_lossy());
-        archive.file(&name, 0o644, &bare(tree.read(module)?))?;
+        archive.file(&name, 0o644, &bare(module.bytes))?;
     }
     host::write_atomically(to, &archive.finish()?)
 }
@@ -65,10 +66,11 @@ fn bare(mut module: Vec<u8>) -> Vec<u8> {
 /// A program without its symbols, which are most of its size, where there is a `strip`: unpacking the
 /// initramfs is a good part of the time the lab takes to start.
 fn stripped(program: &Path, beside: &Path) -> Result<Vec<u8>> {
-    if let Some(strip) = host::find_tool("strip") {
-        let small = beside.with_extension("stripped");
-        let status = Command::new(strip).arg("-o").arg(&small).arg(program).status()?;
-        if status.success() {
+    let small = beside.with_extension("stripped");
+    // The first knows the programs of its own architecture only.
+    for strip in ["strip", "aarch64-linux-gnu-strip"].iter().filter_map(host::find_tool) {
+        let done = Command::new(strip).arg("-o").arg(&small).arg(program).output()?;
+        if done.status.success() {
             return Ok(fs::read(&small)?);
         }
     }

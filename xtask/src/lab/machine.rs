@@ -1,10 +1,7 @@
-//! The lab's machine: one QEMU process that emulates an AMD processor with SVM.
-//!
-//! One virtual processor unless the caller insists: stock kernels patch their own code while they
-//! run (CONFIG_JUMP_LABEL), which QEMU's emulation of a second processor sometimes trips over.
-//! `-no-reboot` with `panic=-1` and `oops=panic` makes QEMU leave when the kernel dies.
+//! The lab's machine: one QEMU process that emulates a processor which can virtualise.
 
 use super::Options;
+use super::hardware::Hardware;
 use crate::guest::Guest;
 use crate::{host, packages};
 use anyhow::{Context, Result};
@@ -19,13 +16,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-/// `no_timer_check`: on a busy host, timer interrupts come too late for the kernel's patience at boot.
-/// The last line is for speed: the less a kernel patches and protects its own code and clears pages,
-/// the less QEMU has to translate again.
-const CMDLINE: &str = "console=ttyS0 quiet panic=-1 oops=panic reboot=t tsc=reliable \
-    no_timer_check random.trust_cpu=on cryptomgr.notests \
-    mitigations=off noreplace-smp rodata=off init_on_alloc=0";
 
 /// How much the scratch disk holds; its file grows as the command writes.
 const SCRATCH: &str = "8G";
@@ -61,24 +51,27 @@ impl Machine {
     pub fn start(
         options: &Options,
         guest: &Guest,
+        init: &Path,
         dir: &Path,
         writable: &[OsString],
     ) -> Result<Machine> {
-        let qemu = packages::install("qemu-system-x86_64", "qemu-system-x86")?;
+        let hardware = Hardware::of(options.arch);
+        let (qemu, package) = hardware.qemu;
+        let qemu = packages::install(qemu, package)?;
         let initramfs = dir.join("initramfs");
-        super::image::write(guest, &initramfs)?;
+        super::image::write(init, guest, &initramfs)?;
         let scratch = scratch(dir)?;
         let (wire, far) = UnixStream::pair()?;
         let (needle, skin) = UnixStream::pair()?;
         let (console, messages) = (dir.join("console.log"), dir.join("qemu.log"));
 
         let mut command = Command::new(qemu);
-        command.args(["-M", "q35,hpet=off,vmport=off", "-accel", "tcg,thread=multi"]);
-        command.args(["-cpu", "max,+svm,+npt,-la57"]);
-        command.args(["-smp", &options.smp.to_string(), "-m", &options.memory.to_string()]);
+        let smp = options.smp.unwrap_or(hardware.smp);
+        command.args(hardware.board);
+        command.args(["-smp", &smp.to_string(), "-m", &options.memory.to_string()]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-        command.arg("-kernel").arg(&guest.generic.vmlinux).arg("-initrd").arg(&initramfs);
-        command.args(["-append", CMDLINE]);
+        command.arg("-kernel").arg(&guest.lab.kernel).arg("-initrd").arg(&initramfs);
+        command.arg("-append").arg(hardware.words(options.arch));
         command.arg("-serial").arg(with_path("file:", &console, ""));
         command.args(["-device", "virtio-serial-pci,max_ports=3"]);
         command.args(["-chardev", &format!("socket,id=wire,fd={}", far.as_raw_fd())]);

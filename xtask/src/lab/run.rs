@@ -1,11 +1,12 @@
 //! One run of the lab, seen from the host: start the machine, hand it the job, carry the streams.
 
+use super::hardware::Hardware;
 use super::link::{Folder, Link};
 use super::machine::Machine;
 use super::terminal::{self, Raw};
 use super::wire::{Job, Kind};
-use crate::guest::{self, Guest, root};
-use crate::host;
+use crate::guest::{self, Arch, Guest, root};
+use crate::{cross, host};
 use anyhow::{Context, Result, anyhow, bail};
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -32,9 +33,10 @@ const SILENCE: Duration = Duration::from_secs(120);
 const TIMED_OUT: u8 = 124;
 
 pub struct Options {
+    pub arch: Arch,
     /// In MiB.
     pub memory: u32,
-    pub smp: u32,
+    pub smp: Option<u32>,
     pub timeout: Option<Duration>,
     /// Folders the command may write to, beyond cargo's.
     pub writable: Vec<OsString>,
@@ -51,8 +53,9 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
+            arch: Arch::X86_64,
             memory: 3072,
-            smp: 1,
+            smp: None,
             timeout: Some(Duration::from_secs(1200)),
             writable: Vec::new(),
             log: None,
@@ -70,14 +73,21 @@ pub type Sink<'a> = &'a mut dyn FnMut(bool, &[u8]) -> io::Result<()>;
 pub struct Lab {
     options: Options,
     guest: Guest,
+    /// The program that is the machine's first process.
+    init: PathBuf,
     root: Option<PathBuf>,
 }
 
 impl Lab {
     pub fn new(options: Options) -> Result<Lab> {
-        let guest = guest::prepare(false)?;
-        let root = if options.root { Some(root::prepare(&guest, false)?) } else { root::present() };
-        Ok(Lab { options, guest, root })
+        let guest = guest::prepare(options.arch, false)?;
+        let (init, root) = match options.arch {
+            Arch::X86_64 if options.root => (own()?, Some(root::prepare(&guest, false)?)),
+            Arch::X86_64 => (own()?, root::present()),
+            Arch::Arm64 if options.root => bail!("there is no root file system for arm64"),
+            Arch::Arm64 => (cross::xtask()?.path, None),
+        };
+        Ok(Lab { options, guest, init, root })
     }
 
     /// Runs a command on this process's own streams and returns its exit status.
@@ -101,7 +111,8 @@ impl Lab {
         let job = self.job(command)?;
         let folder = Folder::new(&host::target("lab")?)?;
         for _ in 0..ATTEMPTS {
-            let machine = Machine::start(&self.options, &self.guest, &folder.0, &job.writable)?;
+            let (guest, init) = (&self.guest, &self.init);
+            let machine = Machine::start(&self.options, guest, init, &folder.0, &job.writable)?;
             let link = Link::new(&machine, &folder.0)?;
             let Err(why) = greeting(&machine, &link) else {
                 let done = self.converse(&job, &machine, &link, sink);
@@ -153,7 +164,9 @@ impl Lab {
         if !self.options.stdin {
             link.send(Kind::Stdin, &[])?;
         }
-        machine.poke()?;
+        if Hardware::of(self.options.arch).poked {
+            machine.poke()?;
+        }
         let raw = job.terminals[0].then(Raw::enter);
         let deadline = self.options.timeout.map(|timeout| Instant::now() + timeout);
         let mut heard = Instant::now();
@@ -191,6 +204,11 @@ impl Lab {
         let Some(path) = &self.options.log else { return Ok(()) };
         fs::write(path, machine.log()).with_context(|| format!("cannot write {}", path.display()))
     }
+}
+
+/// This program.
+fn own() -> Result<PathBuf> {
+    std::env::current_exe().context("cannot tell where this program is")
 }
 
 /// Waits for the machine's first process to say hello.

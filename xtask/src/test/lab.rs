@@ -1,11 +1,14 @@
-//! The lab's stage: the test programs named `lab…`, in as many machines as this host has processors.
+//! The labs' stages: the test programs named `lab…`, in as many machines as this host has processors.
 //!
 //! A machine of the lab has one processor, so two of them side by side take half the time. Each runs
-//! its share of the tests, one after the other. They are listed here on the host: that needs no KVM.
+//! its share of the tests, one after the other.
 
 use super::{Tally, Wanted};
+use crate::cargo::Executable;
+use crate::cross::Accelerator;
+use crate::guest::Arch;
 use crate::lab::{Lab, Options};
-use crate::{cargo, host, packages};
+use crate::{cargo, cross, host, packages};
 use anyhow::{Context, Result, anyhow, ensure};
 use std::ffi::OsString;
 use std::io::Write;
@@ -16,20 +19,50 @@ use std::time::Duration;
 /// More machines than this would want more memory than many hosts have.
 const MACHINES: usize = 4;
 
-pub fn run(wanted: &Wanted) -> Result<Tally> {
+pub fn on_x86_64(wanted: &Wanted) -> Result<Tally> {
     for (tool, package) in super::JUDGES {
         packages::install(tool, package)?;
     }
-    let mut build = cargo::cargo();
-    let built = cargo::build(build.args(["test", "--no-run", "--package", "hyperkit", "--tests"]))?;
+    let words = ["build", "--package", "hyperkit", "--tests", "--examples"];
+    run(Arch::X86_64, cargo::build(cargo::cargo().args(words))?, wanted)
+}
+
+pub fn on_arm64(wanted: &Wanted) -> Result<Tally> {
+    run(Arch::Arm64, for_arm64(Accelerator::Kvm, &["hyperkit"], &["lab"])?, wanted)
+}
+
+/// The Hypervisor.framework backend, by the stand-in for the framework over the lab's KVM: the stand-in itself, guests of a
+/// few instructions, and whole kernels.
+pub fn on_standin(wanted: &Wanted) -> Result<Tally> {
+    let packages = ["hyperkit", "hvf_standin"];
+    let tests = ["contract", "hvf", "lab"];
+    run(Arch::Arm64, for_arm64(Accelerator::StandIn, &packages, &tests)?, wanted)
+}
+
+/// Test programs, and the example that they run.
+fn for_arm64(
+    accelerator: Accelerator,
+    packages: &[&str],
+    tests: &[&str],
+) -> Result<Vec<Executable>> {
+    let mut cargo = cross::cargo(accelerator)?;
+    cargo.args(["build", "--example", "boot"]);
+    cargo.args(packages.iter().flat_map(|name| ["--package", name]));
+    cargo.args(tests.iter().flat_map(|name| ["--test", name]));
+    cross::build(&mut cargo)
+}
+
+fn run(arch: Arch, built: Vec<Executable>, wanted: &Wanted) -> Result<Tally> {
     let programs = built.iter().filter(|built| built.kind == "test");
-    let programs: Vec<_> = programs.filter(|built| built.name.starts_with("lab")).collect();
+    let wanted_here = |name: &str| arch == Arch::Arm64 || name.starts_with("lab");
+    let programs: Vec<_> = programs.filter(|built| wanted_here(&built.name)).collect();
     ensure!(!programs.is_empty(), "there are no tests/lab*");
     let mut environment = vec![("CARGO_MANIFEST_DIR".into(), host::root().into())];
     environment.extend(wanted.long.then(|| ("HYPERKIT_LONG".into(), "1".into())));
     let hours = if wanted.long { 8 } else { 1 };
     let lab = Lab::new(Options {
-        root: true,
+        arch,
+        root: arch == Arch::X86_64,
         stdin: false,
         timeout: Some(Duration::from_secs(hours * 3600)),
         environment,
@@ -37,7 +70,7 @@ pub fn run(wanted: &Wanted) -> Result<Tally> {
     })?;
     let mut total = Tally::default();
     for program in programs {
-        let tests = list(&program.path, wanted)?;
+        let tests = list(arch, &lab, &program.path, wanted)?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let machines = processors.min(MACHINES).min(tests.len());
         println!("     Running {} ({} tests in {machines} machines)", program.name, tests.len());
@@ -63,10 +96,23 @@ pub fn run(wanted: &Wanted) -> Result<Tally> {
 }
 
 /// The names of the tests that were asked for.
-fn list(program: &Path, wanted: &Wanted) -> Result<Vec<OsString>> {
-    let mut command = Command::new(program);
-    command.arg("--list").args(wanted.arguments()).current_dir(host::root());
-    let text = host::output(&mut command).context("cannot list the lab's tests")?;
+fn list(arch: Arch, lab: &Lab, program: &Path, wanted: &Wanted) -> Result<Vec<OsString>> {
+    let words = [vec!["--list".into()], wanted.arguments()].concat();
+    let text = match arch {
+        // That needs no KVM.
+        Arch::X86_64 => host::output(Command::new(program).args(words).current_dir(host::root()))
+            .context("cannot list the lab's tests")?,
+        Arch::Arm64 => {
+            let command = [vec![program.into()], words].concat();
+            let mut text = Vec::new();
+            let status = lab.run_into(&command, &mut |error, bytes| match error {
+                true => std::io::stderr().write_all(bytes),
+                false => text.write_all(bytes),
+            })?;
+            ensure!(status == 0, "cannot list the lab's tests");
+            text
+        }
+    };
     let text = String::from_utf8_lossy(&text);
     Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(Into::into).collect())
 }

@@ -6,7 +6,7 @@
 mod lab;
 mod tally;
 
-use crate::{cargo, fuzz, host, packages};
+use crate::{cargo, fuzz, host, macos, packages};
 use anyhow::{Context, Result, ensure};
 use lexopt::prelude::*;
 use std::ffi::OsString;
@@ -39,9 +39,12 @@ struct Stage {
 const STAGES: &[Stage] = &[
     Stage { name: "format", tests: false, run: format },
     Stage { name: "clippy", tests: false, run: clippy },
+    Stage { name: "macos", tests: false, run: for_macos },
     Stage { name: "doc", tests: false, run: doc },
     Stage { name: "host", tests: true, run: on_this_host },
-    Stage { name: "lab", tests: true, run: lab::run },
+    Stage { name: "lab", tests: true, run: lab::on_x86_64 },
+    Stage { name: "lab-arm64", tests: true, run: lab::on_arm64 },
+    Stage { name: "lab-hvf", tests: true, run: lab::on_standin },
     Stage { name: "fuzz", tests: false, run: fuzz_corpus },
 ];
 
@@ -50,6 +53,7 @@ const STAGES: &[Stage] = &[
 const JUDGES: &[(&str, &str)] = &[
     ("iasl", "acpica-tools"),
     ("dmidecode", "dmidecode"),
+    ("dtc", "device-tree-compiler"),
     ("qemu-img", "qemu-utils"),
     ("mke2fs", "e2fsprogs"),
     ("debugfs", "e2fsprogs"),
@@ -117,7 +121,7 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
         let verdict = if tally.failed == 0 { "ok" } else { "FAILED" };
         let counts = format!("{:>5} passed {:>3} failed", tally.passed, tally.failed);
         let seconds = start.elapsed().as_secs_f64();
-        report += &format!("  {:<8} {seconds:>7.1} s {counts}   {verdict}\n", stage.name);
+        report += &format!("  {:<9} {seconds:>7.1} s {counts}   {verdict}\n", stage.name);
         passed += tally.passed;
         failed += tally.failed;
     }
@@ -135,6 +139,11 @@ fn clippy(_: &Wanted) -> Result<Tally> {
     succeed(cargo::cargo().args(["clippy", "--workspace", "--all-targets"]).args(strict))?;
     let fuzz = ["clippy", "--all-targets", "--manifest-path", "fuzz/Cargo.toml"];
     succeed(cargo::cargo().args(fuzz).args(strict))
+}
+
+/// The same for Macs, in types and lints only.
+fn for_macos(_: &Wanted) -> Result<Tally> {
+    macos::check_all().map(|()| Tally::default())
 }
 
 fn doc(_: &Wanted) -> Result<Tally> {

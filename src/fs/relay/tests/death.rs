@@ -61,7 +61,7 @@ fn a_version_that_waits_is_given_back_by_a_flush() {
         let sent = driver.send(TVERSION, 0xffff, &version(MSIZE, L));
         driver.quiet();
         let flush = driver.send(TFLUSH, 0, &0xffff_u16.to_le_bytes());
-        assert_eq!(driver.reply(sent), []);
+        assert_eq!(driver.reply(sent), b"");
         assert_eq!(driver.reply(flush), message(RFLUSH, 0, &[]));
         place.listen();
         place.session(&mut driver, L, MSIZE);

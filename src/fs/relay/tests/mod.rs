@@ -135,7 +135,7 @@ fn a_flush_is_passed_on_and_what_it_names_is_given_back() {
         });
         driver.quiet();
         peer.send(RFLUSH, 2, &[]);
-        assert_eq!(driver.reply(stream), []);
+        assert_eq!(driver.reply(stream), b"");
         assert_eq!(driver.reply(flush), message(RFLUSH, 2, &[]));
         // The tag is free again, and this is not the one that the second flush names.
         let next = driver.send(TREAD, 1, &[]);

@@ -10,7 +10,6 @@ mod system_linux;
 
 use std::fs;
 use std::io;
-use std::path::Path;
 
 use tempfile::TempDir;
 

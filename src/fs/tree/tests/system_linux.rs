@@ -1,6 +1,7 @@
 //! What takes root: other users, device nodes and mounts. And hosts without openat2.
 
 use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
 
 use super::*;
 use crate::fs::tree::testing::{as_root, mount_for_this_thread, without_openat2};

@@ -71,7 +71,7 @@ fn a_request_that_nobody_has_begun_with_is_given_back_without_a_reply() {
     let other = machine.send(ECHO, 101, &[]);
     machine.quiet();
     let flush = machine.flush(102, 100);
-    assert_eq!(machine.reply(waiting), []);
+    assert_eq!(machine.reply(waiting), b"");
     assert_eq!(machine.reply(flush), flushed(102));
     // One after the other.
     for (tag, sent) in tags.iter().zip(busy) {

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
 
 use super::super::packet::{HEADER, Op, Ports};
-use super::super::{F_SEQPACKET, F_STREAM};
+use super::super::{F_STREAM, FEATURES};
 use super::support::*;
 use crate::virtio::testing::Buffer;
 use crate::vsock::Vsock;
@@ -95,7 +95,7 @@ fn breaks(machine: &mut Machine, stream: &mut impl Read) {
     machine.guest.wait_status(VIRTIO_CONFIG_S_NEEDS_RESET);
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     assert_eq!(machine.handle.counters().open, 0);
-    machine.start(F_STREAM | F_SEQPACKET);
+    machine.start(FEATURES);
     machine.works();
 }
 

@@ -4,7 +4,6 @@ use std::io::{ErrorKind, Read, Write};
 
 use super::super::packet::{NO_RECEIVE, NO_SEND, Op, Ports};
 use super::super::{F_STREAM, MOST_RESETS};
-#[cfg(target_os = "linux")]
 use super::life::{alone, descriptors};
 use super::support::*;
 use crate::vsock::Vsock;
@@ -170,7 +169,6 @@ fn answers_wait_for_buffers_and_come_in_turn() {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
 fn sixty_five_thousand_connections_are_open_at_once() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

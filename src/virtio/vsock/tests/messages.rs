@@ -1,5 +1,4 @@
 //! SEQPACKET: messages, whole and in order.
-#![cfg(target_os = "linux")]
 
 use std::io::ErrorKind;
 

@@ -6,6 +6,9 @@ mod flow;
 mod hostile;
 mod life;
 mod limits;
+#[cfg(target_os = "linux")]
 mod messages;
+#[cfg(target_os = "linux")]
+mod process_linux;
 mod states;
 mod support;

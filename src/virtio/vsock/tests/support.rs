@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::super::packet::{HEADER, Header, Op, Ports};
-use super::super::{F_SEQPACKET, F_STREAM, SocketDevice};
+use super::super::{FEATURES, SocketDevice};
 pub use crate::random::Random;
 use crate::virtio::feature;
 use crate::virtio::testing::{Buffer, Guest, PATIENCE, Ring};
@@ -187,7 +187,7 @@ pub struct Machine {
 impl Machine {
     pub fn new(vsock: Vsock) -> Self {
         let mut machine = Self::off(vsock);
-        machine.start(F_STREAM | F_SEQPACKET);
+        machine.start(FEATURES);
         machine
     }
 

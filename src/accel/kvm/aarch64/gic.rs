@@ -1,0 +1,219 @@
+//! KVM's interrupt controller on arm64: a GICv3 or, where the host's processor has no more, a GICv2
+//! (`Documentation/virt/kvm/devices/arm-vgic-v3.rst` and `arm-vgic.rst`).
+//!
+//! The kernel has no call that resets it. A guest that boots again in place must not find interrupts of its last
+//! life, so a reset writes to every register that has state what it is at power-on.
+
+use kvm_bindings::*;
+use kvm_ioctls::{DeviceFd, VmFd};
+
+use crate::accel::{Controller, Error};
+use crate::arch::aarch64::{layout, mpidr};
+
+/// The interrupt ID of line 0.
+pub(super) const FIRST_LINE: u32 = 32;
+
+/// All interrupts of the distributor, private ones included.
+const INTERRUPTS: u32 = FIRST_LINE + layout::LINES;
+
+/// Most vCPUs of a machine with a GICv2.
+const GIC_V2_CPUS: u32 = 8;
+
+/// Distributor registers (IHI 0069, 12.9), per interrupt: bits of each, and what each is at power-on. That of GICD_ISPENDR
+/// and GICD_ISACTIVER is set exactly as it is written; the registers that clear do only that.
+const PER_INTERRUPT: &[(u64, u32, u32)] = &[
+    (0x180, 1, u32::MAX), // GICD_ICENABLER: what is written is disabled
+    (0x200, 1, 0),        // GICD_ISPENDR
+    (0x380, 1, u32::MAX), // GICD_ICACTIVER
+    (0x080, 1, 0),        // GICD_IGROUPR
+    (0x400, 8, 0),        // GICD_IPRIORITYR
+    (0xc00, 2, 0),        // GICD_ICFGR
+];
+const GICD_CTLR: u64 = 0;
+/// Routing of a shared interrupt, 64 bits each.
+const GICD_IROUTER: u64 = 0x6000;
+
+/// Redistributor registers: the control frame, and from [`SGI_FRAME`] on the private interrupts.
+const GICR_CTLR: u64 = 0;
+const GICR_PROPBASER: u64 = 0x70;
+const GICR_PENDBASER: u64 = 0x78;
+const SGI_FRAME: u64 = 0x1_0000;
+
+/// Registers of a GICv3's processor interface by their encoding, op0 to op2, as in `KVM_DEV_ARM_VGIC_SYSREG`.
+const fn icc(crn: u64, crm: u64, op2: u64) -> u64 {
+    3 << 14 | crn << 7 | crm << 3 | op2
+}
+const PROCESSOR_INTERFACE: &[(u64, u64)] = &[
+    (icc(4, 6, 0), 0),   // ICC_PMR_EL1
+    (icc(12, 8, 3), 0),  // ICC_BPR0_EL1
+    (icc(12, 12, 3), 0), // ICC_BPR1_EL1
+    (icc(12, 12, 6), 0), // ICC_IGRPEN0_EL1
+    (icc(12, 12, 7), 0), // ICC_IGRPEN1_EL1
+    (icc(12, 8, 4), 0),  // ICC_AP0R0_EL1
+    (icc(12, 9, 0), 0),  // ICC_AP1R0_EL1
+];
+
+/// GICv2's processor interface (IHI 0048, 4.4): control, priority mask, binary point, active priorities.
+const GICC: &[u64] = &[0x00, 0x04, 0x08, 0x1c, 0xd0];
+/// GICv2 routes by GICD_ITARGETSR, a byte each.
+const GICD_ITARGETSR: u64 = 0x800;
+
+pub(super) struct Gic {
+    device: DeviceFd,
+    controller: Controller,
+    cpus: u32,
+}
+
+impl Gic {
+    /// Makes the best that the host has, for a machine whose `cpus` vCPUs exist.
+    pub fn create(vm: &VmFd, cpus: u32) -> Result<Self, Error> {
+        let failed = |call, error: kvm_ioctls::Error| Error::Call {
+            call,
+            on: " for the interrupt controller".into(),
+            source: error.into(),
+        };
+        let make = |type_| vm.create_device(&mut kvm_create_device { type_, ..Default::default() });
+        let gic = match make(kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3) {
+            Ok(device) => Self { device, controller: Controller::GicV3, cpus },
+            Err(error) if error.errno() == libc::ENODEV => {
+                if cpus > GIC_V2_CPUS {
+                    return Err(Error::Unsupported(format!(
+                        "this host's interrupt controller, a GICv2, is for {GIC_V2_CPUS} vCPUs at most, not {cpus}"
+                    )));
+                }
+                let device = make(kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2)
+                    .map_err(|error| failed("KVM_CREATE_DEVICE", error))?;
+                Self { device, controller: Controller::GicV2, cpus }
+            }
+            Err(error) => return Err(failed("KVM_CREATE_DEVICE", error)),
+        };
+        gic.place().map_err(|error| failed("KVM_SET_DEVICE_ATTR", error))?;
+        Ok(gic)
+    }
+
+    pub fn controller(&self) -> Controller {
+        self.controller
+    }
+
+    fn place(&self) -> Result<(), kvm_ioctls::Error> {
+        let address =
+            |kind: u32, address: u64| self.set(KVM_DEV_ARM_VGIC_GRP_ADDR, kind.into(), &address);
+        match self.controller {
+            Controller::GicV2 => {
+                address(KVM_VGIC_V2_ADDR_TYPE_DIST, layout::GIC_DISTRIBUTOR)?;
+                address(KVM_VGIC_V2_ADDR_TYPE_CPU, layout::GIC_CPU_INTERFACE)?;
+            }
+            _ => {
+                address(KVM_VGIC_V3_ADDR_TYPE_DIST, layout::GIC_DISTRIBUTOR)?;
+                address(KVM_VGIC_V3_ADDR_TYPE_REDIST, layout::GIC_REDISTRIBUTORS)?;
+            }
+        }
+        self.set(KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &INTERRUPTS)?;
+        let init = kvm_device_attr {
+            group: KVM_DEV_ARM_VGIC_GRP_CTRL,
+            attr: KVM_DEV_ARM_VGIC_CTRL_INIT.into(),
+            ..Default::default()
+        };
+        self.device.set_device_attr(&init)
+    }
+
+    /// Sets an attribute; how many bytes of `value` the kernel reads is the attribute's affair.
+    fn set<T>(&self, group: u32, attr: u64, value: &T) -> Result<(), kvm_ioctls::Error> {
+        let addr = std::ptr::from_ref(value) as u64;
+        self.device.set_device_attr(&kvm_device_attr { flags: 0, group, attr, addr })
+    }
+
+    /// Puts it back to its power-on state. No vCPU runs meanwhile.
+    pub fn reset(&self) -> Result<(), Error> {
+        let result = match self.controller {
+            Controller::GicV2 => self.reset_v2(),
+            _ => self.reset_v3(),
+        };
+        result.map_err(|error| Error::Call {
+            call: "KVM_SET_DEVICE_ATTR",
+            on: " to reset the interrupt controller".into(),
+            source: error.into(),
+        })
+    }
+
+    fn reset_v3(&self) -> Result<(), kvm_ioctls::Error> {
+        let distributor =
+            |register: u64, value: u32| self.set(KVM_DEV_ARM_VGIC_GRP_DIST_REGS, register, &value);
+        distributor(GICD_CTLR, 0)?;
+        for (register, value) in per_interrupt(FIRST_LINE..INTERRUPTS) {
+            distributor(register, value)?;
+        }
+        for interrupt in u64::from(FIRST_LINE)..INTERRUPTS.into() {
+            let register = GICD_IROUTER + interrupt * 8;
+            distributor(register, 0)?;
+            distributor(register + 4, 0)?;
+        }
+        for cpu in 0..self.cpus {
+            // KVM numbers its vCPUs in the same way.
+            let vcpu = mpidr::affinity(cpu) << KVM_DEV_ARM_VGIC_V3_MPIDR_SHIFT;
+            let redistributor = |register: u64, value: u32| {
+                self.set(KVM_DEV_ARM_VGIC_GRP_REDIST_REGS, vcpu | register, &value)
+            };
+            for register in [GICR_CTLR, GICR_PROPBASER, GICR_PENDBASER] {
+                redistributor(register, 0)?;
+            }
+            for (register, value) in per_interrupt(0..FIRST_LINE) {
+                redistributor(SGI_FRAME + register, value)?;
+            }
+            for &(register, value) in PROCESSOR_INTERFACE {
+                self.set(KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, vcpu | register, &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reset_v2(&self) -> Result<(), kvm_ioctls::Error> {
+        for cpu in 0..self.cpus {
+            let vcpu = u64::from(cpu) << KVM_DEV_ARM_VGIC_CPUID_SHIFT;
+            let distributor = |register: u64, value: u32| {
+                self.set(KVM_DEV_ARM_VGIC_GRP_DIST_REGS, vcpu | register, &value)
+            };
+            distributor(GICD_CTLR, 0)?;
+            // The private ones are this vCPU's; the others are written once for each.
+            for (register, value) in per_interrupt(0..INTERRUPTS) {
+                distributor(register, value)?;
+            }
+            for interrupt in (FIRST_LINE..INTERRUPTS).step_by(4) {
+                distributor(GICD_ITARGETSR + u64::from(interrupt), 0)?;
+            }
+            for register in GICC {
+                self.set(KVM_DEV_ARM_VGIC_GRP_CPU_REGS, vcpu | register, &0_u32)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The registers of [`PER_INTERRUPT`] for these interrupts, and what is to be written to each.
+fn per_interrupt(interrupts: std::ops::Range<u32>) -> impl Iterator<Item = (u64, u32)> {
+    PER_INTERRUPT.iter().flat_map(move |&(first, bits, value)| {
+        let words = interrupts.start * bits / 32..interrupts.end * bits / 32;
+        words.map(move |word| (first + u64::from(word) * 4, value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_register_of_every_interrupt_is_reset_once() {
+        let shared: Vec<_> = per_interrupt(FIRST_LINE..INTERRUPTS).map(|(at, _)| at).collect();
+        assert!(shared.contains(&0x184) && shared.contains(&0x18c));
+        assert!(shared.contains(&0x420) && shared.contains(&0x47c));
+        assert!(shared.contains(&0xc08) && shared.contains(&0xc1c));
+        assert!(!shared.contains(&0x180) && !shared.contains(&0x41c) && !shared.contains(&0xc04));
+        let private: Vec<_> = per_interrupt(0..FIRST_LINE).map(|(at, _)| at).collect();
+        assert!(private.contains(&0x180) && private.contains(&0x41c) && private.contains(&0xc04));
+        let mut all = [shared, private].concat();
+        all.sort_unstable();
+        let len = all.len();
+        all.dedup();
+        assert_eq!(all.len(), len);
+    }
+}
