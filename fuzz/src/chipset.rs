@@ -4,10 +4,8 @@
 //! end the clock shows a possible date once it is allowed to run, and each way out of the machine works.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hyperkit::accel::{Exit, IrqLine};
+use hyperkit::accel::Exit;
 use hyperkit::arch::x86_64::layout;
 use hyperkit::bus::{Bus, BusDevice, BusView, Flow};
 use hyperkit::device::acpi_pm::AcpiPm;
@@ -15,6 +13,7 @@ use hyperkit::device::cmos::Cmos;
 use hyperkit::device::i8042::I8042;
 use hyperkit::device::reset::ResetControl;
 
+use crate::host::{Clock, Level};
 use crate::ops::{access, parse};
 use crate::{fields, operations};
 
@@ -53,49 +52,6 @@ operations! {
 const CMOS: u64 = layout::CMOS_PORT as u64;
 const PM: u64 = layout::ACPI_PM_PORT as u64;
 const PORTS: [u64; 4] = [CMOS, layout::I8042_COMMAND_PORT as u64, layout::RESET_PORT as u64, PM];
-
-/// The host's clock is off by so many seconds at most: more than the years that the chip can show.
-const FURTHEST: i64 = 1 << 40;
-
-/// What the host's clock shows; what a power management timer counts is the same.
-#[derive(Default)]
-struct Clock {
-    seconds: AtomicI64,
-    nanos: AtomicI64,
-}
-
-impl Clock {
-    fn set(&self, seconds: u64) {
-        self.seconds.store(seconds as i64 % FURTHEST, Ordering::Relaxed);
-    }
-
-    fn time(&self) -> SystemTime {
-        let part = |count: i64, unit: fn(u64) -> Duration| (count < 0, unit(count.unsigned_abs()));
-        let parts = [
-            part(self.seconds.load(Ordering::Relaxed), Duration::from_secs),
-            part(self.nanos.load(Ordering::Relaxed), Duration::from_nanos),
-        ];
-        parts.iter().fold(UNIX_EPOCH, |time, (before, by)| {
-            let moved = if *before { time.checked_sub(*by) } else { time.checked_add(*by) };
-            moved.unwrap_or(time)
-        })
-    }
-
-    fn uptime(&self) -> Duration {
-        self.time().duration_since(UNIX_EPOCH).unwrap_or_default()
-    }
-}
-
-#[derive(Default)]
-struct Level(AtomicBool);
-
-impl IrqLine for Level {
-    fn pulse(&self) {}
-
-    fn set_level(&self, high: bool) {
-        self.0.store(high, Ordering::Relaxed);
-    }
-}
 
 struct Machine {
     clock: Arc<Clock>,
@@ -139,7 +95,7 @@ impl Machine {
             }
             Op::WriteClock { index, value } => self.set_cmos(index, value),
             Op::Pass { nanos } => {
-                self.clock.nanos.fetch_add(nanos as i64, Ordering::Relaxed);
+                self.clock.pass(nanos);
             }
             Op::SetHost { seconds } => self.clock.set(seconds),
             Op::Press {} => {
@@ -166,7 +122,7 @@ impl Machine {
         let mut data = [0; 4];
         self.bus.read(PM, &mut data);
         let [status, enable] = [[data[0], data[1]], [data[2], data[3]]].map(u16::from_le_bytes);
-        let high = self.sci.0.load(Ordering::Relaxed);
+        let high = self.sci.is_high();
         assert_eq!(high, status & enable != 0, "status {status:#x}, enable {enable:#x}");
     }
 

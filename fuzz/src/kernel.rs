@@ -3,21 +3,16 @@
 //! What `check` accepts, `load` loads. Nothing below the first megabyte is written but what the boot protocols
 //! say, so ACPI and SMBIOS tables stay as they are; and the initrd arrives whole, wherever the kernel's segments go.
 
-use std::fs::File;
-use std::io::{Seek, Write};
-use std::os::fd::AsRawFd;
-use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex};
 
 use arbitrary::Unstructured;
 use hyperkit::arch::x86_64::layout;
 use hyperkit::boot::{Kernel, LoadParams, Payload};
 use hyperkit::memory::{Backing, GuestRam};
-use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::ops::rest;
-use crate::{fields, operations};
+use crate::fields;
+use crate::file::{Scratch, change};
 
 mod template;
 
@@ -32,18 +27,6 @@ fields! {
         pub cmdline: u16,
         /// Length of the initrd in units of 512 bytes; none if zero.
         pub initrd: u8,
-    }
-}
-
-operations! {
-    /// What is changed in a file.
-    pub enum Op(3) {
-        /// A little-endian number of 1 to 8 bytes.
-        0 => Patch { at: u16, len: u8, value: u64 },
-        /// The file ends here; or later, in zeros.
-        1 => Cut { len: u16 },
-        /// As [`Op::Patch`], in the bzImage's setup header or the ELF file's program headers.
-        2 => Field { at: u8, len: u8, value: u64 },
     }
 }
 
@@ -64,25 +47,6 @@ const LOW: usize = layout::HIGH_RAM as usize;
 /// Files that are made once, and have a name as long as the process lives.
 static FILES: LazyLock<Mutex<[Scratch; 2]>> =
     LazyLock::new(|| Mutex::new([Scratch::new("fuzz-kernel"), Scratch::new("fuzz-initrd")]));
-
-struct Scratch(File);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        Self(memfd_create(name, MemfdFlags::CLOEXEC).expect("memfds can be had").into())
-    }
-
-    /// Fills the file and returns its name.
-    fn fill(&mut self, bytes: &[u8]) -> PathBuf {
-        let write = |mut file: &File| {
-            file.set_len(0)?;
-            file.rewind()?;
-            file.write_all(bytes)
-        };
-        write(&self.0).expect("a memfd takes what it is given");
-        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
-    }
-}
 
 /// Carries out an input.
 pub fn run(data: &[u8]) {
@@ -107,27 +71,13 @@ pub fn run(data: &[u8]) {
 }
 
 fn make_file(kind: u8, u: &mut Unstructured<'_>) -> Vec<u8> {
-    let (mut file, fields) = match kind % 4 {
+    let (file, fields) = match kind % 4 {
         0 => return u.peek_bytes(u.len()).unwrap_or_default().to_vec(),
         1 => (template::bzimage(), template::SETUP_HEADER),
         2 => (template::vmlinux(false), template::PROGRAM_HEADERS),
         _ => (template::vmlinux(true), template::PROGRAM_HEADERS),
     };
-    for op in rest(u) {
-        let (at, len, value) = match op {
-            Op::Cut { len } => {
-                file.resize(len.into(), 0);
-                continue;
-            }
-            Op::Patch { at, len, value } => (usize::from(at), len, value),
-            Op::Field { at, len, value } => (fields + usize::from(at), len, value),
-        };
-        let bytes = &value.to_le_bytes()[..=usize::from(len % 8)];
-        for (to, from) in file.iter_mut().skip(at).zip(bytes) {
-            *to = *from;
-        }
-    }
-    file
+    change(file, fields, u)
 }
 
 fn load(payload: &Payload, size: u64, cmdline: &str, initrd: &[u8]) {

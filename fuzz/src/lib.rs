@@ -7,10 +7,14 @@
 //! All of this is apart from libFuzzer, so that an ordinary test can feed it the corpus (`tests/corpus.rs`), and the
 //! seeds of the corpus are written as operations rather than bytes ([`seeds`]).
 
+pub mod arm64_chipset;
 pub mod arm64_exits;
+pub mod arm64_kernel;
 pub mod chipset;
 pub mod device;
 pub mod dns_dhcp;
+pub mod file;
+pub mod host;
 pub mod kernel;
 pub mod net_stream;
 pub mod ops;

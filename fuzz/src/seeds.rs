@@ -4,8 +4,8 @@
 
 use crate::ops::{Encode, unparse};
 use crate::{
-    arm64_exits, chipset, dns_dhcp, kernel, net_stream, p9, qcow2, queue, queue_net, queue_vsock,
-    serial, user_frames, user_tcp, virtio_mmio,
+    arm64_chipset, arm64_exits, arm64_kernel, chipset, dns_dhcp, file, kernel, net_stream, p9,
+    qcow2, queue, queue_net, queue_vsock, serial, user_frames, user_tcp, virtio_mmio,
 };
 
 /// An input: its target, its name, its bytes.
@@ -23,8 +23,10 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(queue_vsock());
     seeds.extend(serial());
     seeds.extend(chipset());
+    seeds.extend(arm64_chipset());
     seeds.extend(arm64_exits());
     seeds.extend(kernel());
+    seeds.extend(arm64_kernel());
     seeds.extend(net_stream());
     seeds.extend(user_frames());
     seeds.extend(user_tcp());
@@ -505,7 +507,8 @@ fn queue_vsock() -> impl Iterator<Item = Seed> {
 
 fn serial() -> impl Iterator<Item = Seed> {
     use serial::{Head, Op};
-    let [alone, typed] = [0, 1].map(|keyboard| Head { keyboard });
+    let [alone, typed, arm] = [0, 1, 3].map(|kind| Head { kind });
+    let set = |offset, value| Op::Write { offset, len: 1, value };
     let out = |offset, value| Op::Write { offset, len: 0, value };
     let read = |offset| Op::Read { offset, len: 0 };
     seeds(
@@ -561,6 +564,49 @@ fn serial() -> impl Iterator<Item = Seed> {
                     Op::Reset {},
                     read(0),
                 ],
+            ),
+            (
+                "pl011-interrupts",
+                arm,
+                vec![
+                    Op::Type { count: 200, first: 0 },
+                    set(0x2c, 0x70),
+                    set(0x30, 0xb01),
+                    set(0x38, 0x50),
+                    read(0x3c),
+                    read(0x18),
+                    read(0),
+                    read(0),
+                    set(0x44, 0x7ff),
+                    set(0x38, 0),
+                    read(0),
+                    set(0x38, 0x70),
+                    set(0, 0x68),
+                ],
+            ),
+            (
+                "pl011-loopback-and-rts",
+                arm,
+                vec![
+                    set(0x38, 0x10),
+                    set(0x30, 0xb81),
+                    Op::Type { count: 3, first: 0x41 },
+                    set(0, 0x55),
+                    set(0, 0x56),
+                    read(4),
+                    read(0),
+                    set(0x30, 0x301),
+                    Op::Type { count: 70, first: 0x61 },
+                    set(0x30, 0xb01),
+                    read(0),
+                    Op::Reset {},
+                    read(0xfc),
+                ],
+            ),
+            (
+                "pl011-polling",
+                arm,
+                [vec![Op::Type { count: 9, first: 1 }], vec![read(0x18); 20]].concat(),
             ),
             ("polling", typed, [vec![Op::Type { count: 9, first: 1 }], vec![read(5); 20]].concat()),
             (
@@ -768,8 +814,99 @@ fn chipset() -> impl Iterator<Item = Seed> {
     )
 }
 
+fn arm64_chipset() -> impl Iterator<Item = Seed> {
+    use arm64_chipset::{Head, Op};
+    let now = Head { time: 1_800_000_000 };
+    let [clock, pins] = [0, 1];
+    let set = |device, offset, value| Op::Write { device, offset, len: 3, value };
+    let read = |device, offset| Op::Read { device, offset, len: 3 };
+    let [second, day] = [1_000_000_000, 86_400_000_000_000];
+    seeds(
+        "arm64_chipset",
+        [
+            (
+                "alarm",
+                now,
+                vec![
+                    set(clock, 4, 1_800_000_060),
+                    set(clock, 0x1c, 1),
+                    set(clock, 0x10, 1),
+                    Op::Pass { nanos: 59 * second },
+                    Op::Pass { nanos: second },
+                    read(clock, 0x14),
+                    set(clock, 0x1c, 1),
+                    Op::Pass { nanos: day },
+                ],
+            ),
+            (
+                "set-the-time",
+                now,
+                vec![
+                    set(clock, 8, u64::from(u32::MAX)),
+                    set(clock, 4, 2),
+                    set(clock, 0x10, 1),
+                    Op::Pass { nanos: day },
+                    Op::SetHost { seconds: 0 },
+                    read(clock, 0),
+                    Op::Reset { device: clock },
+                ],
+            ),
+            (
+                "ends-of-time",
+                Head { time: i64::MIN as u64 + 1 },
+                vec![
+                    set(clock, 0x10, 1),
+                    Op::SetHost { seconds: i64::MAX as u64 },
+                    read(clock, 0),
+                    Op::Pass { nanos: i64::MIN as u64 },
+                    set(clock, 8, 0),
+                ],
+            ),
+            (
+                "power-button",
+                now,
+                vec![
+                    set(pins, 0x408, 0xff),
+                    set(pins, 0x410, 0xff),
+                    Op::Press {},
+                    Op::Press {},
+                    set(pins, 0x41c, 0xff),
+                    read(pins, 0x3fc),
+                    read(pins, 0x418),
+                    read(pins, 0x20),
+                ],
+            ),
+            (
+                "levels",
+                now,
+                vec![
+                    set(pins, 0x404, 0xff),
+                    set(pins, 0x410, 0x08),
+                    Op::Press {},
+                    set(pins, 0x40c, 0xff),
+                    read(pins, 0x3fc),
+                    set(pins, 0x400, 0xff),
+                    set(pins, 0x3fc, 0xff),
+                    Op::Reset { device: pins },
+                ],
+            ),
+            (
+                "odd-accesses",
+                now,
+                vec![
+                    Op::Read { device: clock, offset: 0xfe0, len: 7 },
+                    Op::Read { device: pins, offset: 0xfff, len: 0 },
+                    Op::Write { device: clock, offset: 1, len: 7, value: u64::MAX },
+                    Op::Write { device: pins, offset: 0x3fc, len: 7, value: u64::MAX },
+                ],
+            ),
+        ],
+    )
+}
+
 fn kernel() -> impl Iterator<Item = Seed> {
-    use kernel::{Head, Op};
+    use file::Op;
+    use kernel::Head;
     let head = |kind, memory, initrd| Head { kind, memory, cmdline: 40, initrd };
     let field = |at, len, value| Op::Field { at, len, value };
     // In the second program header: `p_paddr`, `p_filesz`, `p_memsz`.
@@ -800,6 +937,60 @@ fn kernel() -> impl Iterator<Item = Seed> {
         ],
     )
     .chain([raw("gzip", b"\x1f\x8b\x08"), raw("nothing", b"")])
+}
+
+fn arm64_kernel() -> impl Iterator<Item = Seed> {
+    use arm64_kernel::Head;
+    use file::Op;
+    let head = |kind, initrd| Head { kind, memory: 2, tree: 1000, initrd };
+    let field = |at, value| Op::Field { at, len: 7, value };
+    // `text_offset` and `image_size`.
+    let (offset, size) = (8, 16);
+    // A window of 128 KiB, a block with the header alone, and blocks of a byte that is repeated.
+    let window = Op::Patch { at: 5, len: 0, value: 7 << 3 };
+    let first = Op::Patch { at: 6, len: 2, value: 0x40 << 3 };
+    let bomb = (0..100).map(|n| Op::Patch { at: 0x49 + 4 * n, len: 3, value: 0x0110_0002 });
+    seeds(
+        "arm64_kernel",
+        [
+            ("image", head(1, 3), vec![]),
+            ("gzip", head(2, 3), vec![]),
+            ("zstd", head(3, 3), vec![]),
+            ("zboot-gzip", head(4, 3), vec![]),
+            ("zboot-zstd", head(5, 3), vec![]),
+            ("zstd-raw", head(6, 3), vec![]),
+            ("old", head(6, 0), vec![field(size, 0)]),
+            ("behind-the-start", head(6, 3), vec![field(offset, 0x8_0000)]),
+            ("before-memory", head(1, 3), vec![field(offset, 0_u64.wrapping_sub(0x4000_0000))]),
+            ("beyond-memory", head(6, 3), vec![field(size, u64::MAX)]),
+            ("smaller-than-its-file", head(6, 9), vec![field(size, 0x1000)]),
+            (
+                "no-room-for-the-initrd",
+                Head { memory: 3, ..head(1, 255) },
+                vec![field(size, 0x3f_ff00)],
+            ),
+            ("truncated", head(5, 0), vec![Op::Cut { len: 0x300 }]),
+            (
+                "zboot-beyond-its-end",
+                head(4, 0),
+                vec![Op::Patch { at: 12, len: 3, value: 1 << 20 }],
+            ),
+            ("zboot-lzma", head(4, 0), vec![Op::Patch { at: 24, len: 7, value: 0x616d_7a6c }]),
+            ("bomb", head(6, 3), [vec![window, first], bomb.collect()].concat()),
+            (
+                "pe",
+                head(1, 3),
+                vec![
+                    Op::Patch { at: 0, len: 1, value: 0x5a4d },
+                    Op::Patch { at: 0x3c, len: 3, value: 0x40 },
+                    Op::Patch { at: 0x40, len: 7, value: 0x0001_aa64_0000_4550 },
+                    Op::Patch { at: 0x54, len: 1, value: 0 },
+                    Op::Patch { at: 0x68, len: 7, value: 0x1000_0000_1000 },
+                ],
+            ),
+        ],
+    )
+    .chain([("arm64_kernel", "nothing", unparse(&head(0, 0), &[] as &[Op]))])
 }
 
 fn net_stream() -> impl Iterator<Item = Seed> {

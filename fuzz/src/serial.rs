@@ -1,4 +1,4 @@
-//! A serial port: any access to its registers while somebody types.
+//! A serial port, of a PC or of an arm64 machine: any access to its registers while somebody types.
 //!
 //! At the end the port is reset, more is typed, and the guest polls as the simplest driver does: what it gets is what
 //! was typed, without a byte lost or changed, as far back as it had not been taken before the reset.
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use hyperkit::bus::{Bus, BusDevice, BusView};
 use hyperkit::console::{Console, RingBuffer};
+use hyperkit::device::pl011::Pl011;
 use hyperkit::device::serial::Serial;
 use hyperkit::virtio::testing::CountingLine;
 
@@ -19,8 +20,8 @@ use crate::{fields, operations};
 fields! {
     /// The start of an input.
     pub struct Head {
-        /// Bit 0: there is a keyboard.
-        pub keyboard: u8,
+        /// Bit 0: there is a keyboard. Bit 1: it is a PL011.
+        pub kind: u8,
     }
 }
 
@@ -38,10 +39,19 @@ operations! {
     }
 }
 
-const COM1: u64 = 0x3f8;
-const DATA: u64 = COM1;
-const LINE_STATUS: u64 = COM1 + 5;
-const LINE_STATUS_READY: u8 = 1;
+/// A serial port as a driver sees it that polls.
+struct Registers {
+    /// Where accesses go, from 0 on.
+    len: u64,
+    data: u64,
+    status: u64,
+    /// The bit of the status that tells whether there is input, and its value if there is.
+    input: u8,
+    ready: u8,
+}
+
+const PC: Registers = Registers { len: 16, data: 0, status: 5, input: 1, ready: 1 };
+const ARM: Registers = Registers { len: 0x100, data: 0, status: 0x18, input: 0x10, ready: 0 };
 /// What is typed last.
 const LAST_WORDS: &[u8] = b"\x00are you there?\xff";
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -79,27 +89,31 @@ impl Read for Keyboard {
 
 /// Carries out an input.
 pub fn run(data: &[u8]) {
-    let (Head { keyboard }, ops) = parse(data);
-    let keyboard = (keyboard & 1 != 0).then(Keyboard::default);
+    let (Head { kind }, ops) = parse(data);
+    let keyboard = (kind & 1 != 0).then(Keyboard::default);
     let output = RingBuffer::new();
     let mut host = Console::ring(output.clone());
     if let Some(keyboard) = &keyboard {
         host = host.and(Console::input(keyboard.clone()));
     }
     let host = host.open().expect("the console opens");
-    let serial = Serial::new(host.port(), Arc::new(CountingLine::default()));
+    let line = Arc::new(CountingLine::default());
+    let (serial, len, registers): (Arc<dyn BusDevice>, _, _) = match kind & 2 {
+        0 => (Serial::new(host.port(), line), Serial::PORTS, PC),
+        _ => (Pl011::new(host.port().clone(), line), Pl011::LEN, ARM),
+    };
     let mut bus = Bus::new();
-    bus.insert("COM1", COM1, Serial::PORTS, serial.clone()).expect("the bus is empty");
+    bus.insert("serial port", 0, len, serial.clone()).expect("the bus is empty");
     let mut bus = BusView::new(Arc::new(bus));
 
     let mut typed = Vec::new();
     for op in ops {
         match op {
             Op::Read { offset, len } => {
-                bus.read(COM1 + u64::from(offset % 16), access(&mut [0; 8], len));
+                bus.read(u64::from(offset) % registers.len, access(&mut [0; 8], len));
             }
             Op::Write { offset, len, value } => {
-                let at = COM1 + u64::from(offset % 16);
+                let at = u64::from(offset) % registers.len;
                 let flow = bus.write(at, access(&mut value.to_le_bytes(), len));
                 assert!(flow.is_continue(), "a serial port ends no run");
             }
@@ -116,20 +130,20 @@ pub fn run(data: &[u8]) {
 
     serial.reset();
     for byte in LAST_WORDS {
-        assert!(bus.write(DATA, &[*byte]).is_continue());
+        assert!(bus.write(registers.data, &[*byte]).is_continue());
     }
     assert!(output.contents().ends_with(LAST_WORDS), "the output is not there");
     if let Some(keyboard) = keyboard {
         keyboard.type_bytes(LAST_WORDS);
         typed.extend(LAST_WORDS);
-        let received = poll(&mut bus);
+        let received = poll(&mut bus, &registers);
         assert!(typed.ends_with(&received), "typed {typed:x?}, received {received:x?}");
         keyboard.change(|keys| keys.unplugged = true);
     }
 }
 
 /// Reads what there is up to the last words.
-fn poll(bus: &mut BusView) -> Vec<u8> {
+fn poll(bus: &mut BusView, registers: &Registers) -> Vec<u8> {
     let mut read = |at| {
         let mut data = [0];
         bus.read(at, &mut data);
@@ -138,8 +152,8 @@ fn poll(bus: &mut BusView) -> Vec<u8> {
     let end = Instant::now() + PATIENCE;
     let mut received = Vec::new();
     while !received.ends_with(LAST_WORDS) {
-        if read(LINE_STATUS) & LINE_STATUS_READY != 0 {
-            received.push(read(DATA));
+        if read(registers.status) & registers.input == registers.ready {
+            received.push(read(registers.data));
         } else {
             assert!(Instant::now() < end, "received only {received:x?}");
             std::thread::yield_now();

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use hyperkit_fuzz::{
-    arm64_exits, chipset, dns_dhcp, kernel, net_stream, p9, qcow2, queue, queue_net, queue_vsock,
-    seeds, serial, user_frames, user_tcp, virtio_mmio,
+    arm64_chipset, arm64_exits, arm64_kernel, chipset, dns_dhcp, kernel, net_stream, p9, qcow2,
+    queue, queue_net, queue_vsock, seeds, serial, user_frames, user_tcp, virtio_mmio,
 };
 
 #[test]
@@ -41,7 +41,9 @@ fn every_target_survives_its_seeds() {
     for (target, name, bytes) in seeds::all() {
         eprintln!("{target}/{name}");
         match target {
+            "arm64_chipset" => arm64_chipset::run(&bytes),
             "arm64_exits" => arm64_exits::run(&bytes),
+            "arm64_kernel" => arm64_kernel::run(&bytes),
             "chipset" => chipset::run(&bytes),
             "dns_dhcp" => dns_dhcp::run(&bytes),
             "kernel" => kernel::run(&bytes),
