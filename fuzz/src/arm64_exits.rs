@@ -60,7 +60,8 @@ const AFFINITY_INFO: u64 = 0xc400_0004;
 enum Power {
     On,
     Off,
-    Pending(CpuState),
+    /// With an entry and a context.
+    Pending(u64, u64),
 }
 
 struct Vcpu {
@@ -193,7 +194,8 @@ impl Machine {
         let start = self.psci.take_start(n as u32);
         let vcpu = &mut self.vcpus[n];
         match vcpu.power {
-            Power::Pending(state) => {
+            Power::Pending(entry, context) => {
+                let state = CpuState::entry(entry, context);
                 assert_eq!(start, Some(state));
                 *vcpu = Vcpu { state, ..Vcpu::new(true) };
             }
@@ -276,7 +278,7 @@ impl Machine {
                 assert!(entry % 4 == 0 && (RAM.0..RAM.0 + RAM.1).contains(&entry));
                 let target = &mut self.vcpus[target as usize].power;
                 assert_eq!(*target, Power::Off);
-                *target = Power::Pending(CpuState::entry(entry, context));
+                *target = Power::Pending(entry, context);
                 self.vcpus[n].state.x[0] = 0;
             }
             Action::Off => {
@@ -326,7 +328,7 @@ impl Machine {
             let info = match vcpu.power {
                 Power::On => 0,
                 Power::Off => 1,
-                Power::Pending(_) => 2,
+                Power::Pending(..) => 2,
             };
             let call = [AFFINITY_INFO, mpidr::affinity(n), 0, 0];
             assert_eq!(self.psci.call(0, call), Action::Return(info), "processor {n}");

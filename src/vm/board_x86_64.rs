@@ -10,6 +10,7 @@ use super::parts::{Parts, Place};
 use crate::arch::CpuState;
 use crate::arch::x86_64::{acpi, layout, smbios};
 use crate::boot::{LoadParams, Payload};
+use crate::bus::BusDevice;
 use crate::console::Port;
 use crate::device::acpi_pm::AcpiPm;
 use crate::device::cmos::Cmos;
@@ -41,12 +42,12 @@ impl Board {
     /// Adds its devices to `parts`.
     pub fn new(parts: &mut Parts<'_>, cpus: u32, memory: u64, uuid: Uuid) -> Result<Self, Error> {
         let power = Arc::new(AcpiPm::new(parts.line(layout::SCI_GSI)?));
-        parts.ports("ACPI", layout::ACPI_PM_PORT, AcpiPm::PORTS, power.clone())?;
+        ports(parts, "ACPI", layout::ACPI_PM_PORT, AcpiPm::PORTS, power.clone())?;
         let keyboard_controller = Arc::new(I8042::new());
-        parts.ports("keyboard controller", layout::I8042_COMMAND_PORT, 1, keyboard_controller)?;
-        parts.ports("reset control", layout::RESET_PORT, 1, Arc::new(ResetControl::new()))?;
+        ports(parts, "keyboard controller", layout::I8042_COMMAND_PORT, 1, keyboard_controller)?;
+        ports(parts, "reset control", layout::RESET_PORT, 1, Arc::new(ResetControl::new()))?;
         let clock = Arc::new(Cmos::new(memory, parts.line(layout::RTC_GSI)?));
-        parts.ports("CMOS", layout::CMOS_PORT, Cmos::PORTS, clock)?;
+        ports(parts, "CMOS", layout::CMOS_PORT, Cmos::PORTS, clock)?;
         Ok(Self {
             power,
             acpi: acpi::Config { cpus, ..Default::default() },
@@ -71,7 +72,7 @@ impl Board {
         };
         *present = true;
         let serial = Serial::new(port, parts.line(gsi)?);
-        parts.ports(&format!("COM{}", number + 1), first, Serial::PORTS, serial)
+        ports(parts, &format!("COM{}", number + 1), first, Serial::PORTS, serial)
     }
 
     /// Where virtio device `number`, counted from 0, goes.
@@ -101,6 +102,17 @@ impl Board {
         smbios::write(ram.memory(), &self.smbios).map_err(tables)?;
         Ok(payload.load(ram, &LoadParams::new(cmdline).rsdp(rsdp))?)
     }
+}
+
+/// Gives `len` ports from `first` to a device.
+fn ports(
+    parts: &mut Parts<'_>,
+    name: &str,
+    first: u16,
+    len: u64,
+    device: Arc<dyn BusDevice>,
+) -> Result<(), Error> {
+    Ok(parts.pio.insert(name, first.into(), len, device)?)
 }
 
 fn tables(error: impl std::fmt::Display) -> Error {

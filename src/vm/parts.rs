@@ -6,7 +6,7 @@ use super::board::Board;
 use super::builder::Claim;
 use super::{Error, board};
 use crate::accel::{Doorbells, Interrupts, IrqLine};
-use crate::bus::{Bus, BusDevice};
+use crate::bus::Bus;
 use crate::memory::GuestRam;
 use crate::virtio::{MmioTransport, VirtioDevice};
 
@@ -90,16 +90,6 @@ impl Parts<'_> {
             )));
         }
         Ok(self.mmio.insert(name, start, len, device)?)
-    }
-
-    pub fn ports(
-        &mut self,
-        name: &str,
-        first: u16,
-        len: u64,
-        device: Arc<dyn BusDevice>,
-    ) -> Result<(), Error> {
-        Ok(self.pio.insert(name, first.into(), len, device)?)
     }
 }
 

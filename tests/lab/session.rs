@@ -40,6 +40,7 @@ pub enum Flavour {
     /// Debian's kernel for virtual machines.
     Cloud,
     /// The same, unpacked.
+    #[cfg(target_arch = "x86_64")]
     CloudElf,
     /// Debian's kernel for everything.
     Generic,
@@ -50,6 +51,7 @@ impl Flavour {
     pub fn files(self) -> (PathBuf, PathBuf) {
         let (kernel, initrd) = match self {
             Self::Cloud => ("HK_KERNEL", "HK_INITRD"),
+            #[cfg(target_arch = "x86_64")]
             Self::CloudElf => ("HK_VMLINUX", "HK_INITRD"),
             Self::Generic => ("HK_KERNEL_GENERIC", "HK_INITRD_GENERIC"),
         };

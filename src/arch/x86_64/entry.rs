@@ -86,7 +86,7 @@ impl CpuState {
     }
 
     /// Whether this state needs what [`write_tables`] writes.
-    pub(crate) fn uses_boot_tables(&self) -> bool {
+    pub fn uses_boot_tables(&self) -> bool {
         self.system.gdt == gdt_register() || self.system.cr3 == layout::PAGE_TABLES
     }
 

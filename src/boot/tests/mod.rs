@@ -24,10 +24,6 @@ impl Files {
         std::fs::write(&path, bytes).unwrap();
         path
     }
-
-    pub(super) fn kernel(&self, bytes: &[u8]) -> Kernel {
-        Kernel::linux(self.write("kernel", bytes))
-    }
 }
 
 /// Fails if the error of opening a kernel does not name it.

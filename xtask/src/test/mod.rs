@@ -6,7 +6,7 @@
 mod lab;
 mod tally;
 
-use crate::{cargo, fuzz, host, packages};
+use crate::{cargo, fuzz, host, macos, packages};
 use anyhow::{Context, Result, ensure};
 use lexopt::prelude::*;
 use std::ffi::OsString;
@@ -39,6 +39,7 @@ struct Stage {
 const STAGES: &[Stage] = &[
     Stage { name: "format", tests: false, run: format },
     Stage { name: "clippy", tests: false, run: clippy },
+    Stage { name: "macos", tests: false, run: for_macos },
     Stage { name: "doc", tests: false, run: doc },
     Stage { name: "host", tests: true, run: on_this_host },
     Stage { name: "lab", tests: true, run: lab::on_x86_64 },
@@ -138,6 +139,11 @@ fn clippy(_: &Wanted) -> Result<Tally> {
     succeed(cargo::cargo().args(["clippy", "--workspace", "--all-targets"]).args(strict))?;
     let fuzz = ["clippy", "--all-targets", "--manifest-path", "fuzz/Cargo.toml"];
     succeed(cargo::cargo().args(fuzz).args(strict))
+}
+
+/// The same for Macs, in types and lints only.
+fn for_macos(_: &Wanted) -> Result<Tally> {
+    macos::check_all().map(|()| Tally::default())
 }
 
 fn doc(_: &Wanted) -> Result<Tally> {

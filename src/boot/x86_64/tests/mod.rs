@@ -17,6 +17,12 @@ use crate::boot::Kernel;
 use crate::boot::tests::{Files, Random, assert_names_kernel, bytes_at, fetched, pattern, put};
 use crate::memory::{Backing, GuestRam};
 
+impl Files {
+    fn kernel(&self, bytes: &[u8]) -> Kernel {
+        Kernel::linux(self.write("kernel", bytes))
+    }
+}
+
 /// A kernel that can be loaded.
 pub(in crate::boot) fn image() -> Vec<u8> {
     bzimage::image()
