@@ -6,6 +6,9 @@
 
 mod disk;
 mod net;
+#[cfg_attr(target_os = "macos", path = "probe_macos.rs")]
+#[cfg_attr(not(target_os = "macos"), path = "probe_linux.rs")]
+mod probe;
 mod share;
 mod vsock;
 
@@ -205,11 +208,10 @@ fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is more than 64 bits can say"))
 }
 
-#[cfg(target_os = "linux")]
 fn probe() -> ExitCode {
-    match accel::kvm::Kvm::open().and_then(|kvm| kvm.probe()) {
+    match probe::probe() {
         Ok(()) => {
-            println!("this host's KVM runs unmodified kernels");
+            println!("this host runs unmodified kernels");
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -217,12 +219,6 @@ fn probe() -> ExitCode {
             ExitCode::from(NO_ACCELERATOR)
         }
     }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn probe() -> ExitCode {
-    eprintln!("boot: there is nothing to probe on this host");
-    ExitCode::from(NO_ACCELERATOR)
 }
 
 fn boot(options: Options) -> ExitCode {

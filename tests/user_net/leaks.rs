@@ -30,6 +30,7 @@ fn flows_and_drivers_leave_no_descriptors_behind() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
 #[ignore = "takes a minute or more"]
 fn a_hundred_thousand_connections_end_where_they_began() {
     if std::env::var_os(ALONE).is_some() {
@@ -45,6 +46,7 @@ fn a_hundred_thousand_connections_end_where_they_began() {
 }
 
 /// Memory that this process has, in bytes.
+#[cfg(target_os = "linux")]
 fn resident() -> usize {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: usize = text.split(' ').nth(1).unwrap().parse().unwrap();
