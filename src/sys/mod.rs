@@ -44,3 +44,11 @@ mod terminal_linux;
 mod terminal_macos;
 
 pub(crate) mod unix;
+
+#[cfg(target_os = "linux")]
+#[path = "waits_linux.rs"]
+mod waits;
+#[cfg(target_os = "macos")]
+#[path = "waits_macos.rs"]
+mod waits;
+pub(crate) use waits::waits;
