@@ -6,6 +6,10 @@ const ALLOWED: &[(&str, &str)] = &[
     ("PCI: System does not support PCI", "the machine has no PCI bus"),
     ("hrtimer: interrupt took", "the lab's processor is emulated, and slow"),
     ("CPUID[0d, ", "belongs to the report below"),
+    (
+        "cacheinfo: Unable to detect cache hierarchy",
+        "the device tree does not know the host's caches",
+    ),
 ];
 
 /// Parts of reports, which begin with "cut here" and end with "end trace", each with its reason.
