@@ -80,7 +80,8 @@ fn the_power_button_shuts_the_guest_down() {
     if !in_lab() {
         return;
     }
-    for flavour in [Flavour::Cloud, Flavour::Generic] {
+    // Debian's cloud kernel for arm64 has no driver for keys.
+    for flavour in [Flavour::Generic, Flavour::Cloud].into_iter().take(if ARM { 1 } else { 2 }) {
         let mut session = Session::start(|builder| builder.kernel(flavour.kernel(QUIET)));
         session.wait_for_shell();
         session.vm.power_button();
