@@ -82,15 +82,15 @@ macro_rules! boots {
 
 boots! {
     cloud_kernel_1_cpu_small: Cloud, 1, SMALL;
-    cloud_kernel_2_cpus_small: Cloud, 2, SMALL;
-    cloud_kernel_1_cpu_large: Cloud, 1, LARGE;
     cloud_kernel_2_cpus_large: Cloud, 2, LARGE;
-    generic_kernel_1_cpu_small: Generic, 1, SMALL;
     generic_kernel_2_cpus_large: Generic, 2, LARGE;
 }
 
 #[cfg(target_arch = "x86_64")]
 boots! {
+    cloud_kernel_2_cpus_small: Cloud, 2, SMALL;
+    cloud_kernel_1_cpu_large: Cloud, 1, LARGE;
+    generic_kernel_1_cpu_small: Generic, 1, SMALL;
     cloud_kernel_elf_1_cpu_small: CloudElf, 1, SMALL;
     cloud_kernel_elf_2_cpus_large: CloudElf, 2, LARGE;
     generic_kernel_2_cpus_small: Generic, 2, SMALL;
