@@ -12,6 +12,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::level::Level;
 use crate::accel::{Exit, IrqLine};
 use crate::bus::{BusDevice, Flow};
 
@@ -40,16 +41,14 @@ const TIMER_HZ: u128 = 3_579_545;
 /// The PM1a blocks and the timer.
 pub struct AcpiPm {
     state: Mutex<State>,
-    sci: Arc<dyn IrqLine>,
     clock: Box<dyn Fn() -> Duration + Send + Sync>,
 }
 
-#[derive(Default)]
 struct State {
     status: u16,
     enable: u16,
     control: u16,
-    sci_high: bool,
+    sci: Level,
 }
 
 impl AcpiPm {
@@ -73,7 +72,8 @@ impl AcpiPm {
         sci: Arc<dyn IrqLine>,
         clock: impl Fn() -> Duration + Send + Sync + 'static,
     ) -> Self {
-        Self { state: Mutex::default(), sci, clock: Box::new(clock) }
+        let state = State { status: 0, enable: 0, control: 0, sci: Level::new(sci) };
+        Self { state: Mutex::new(state), clock: Box::new(clock) }
     }
 
     /// Presses the power button, from any thread. What happens is the guest's to decide; `false` means that it has
@@ -81,21 +81,12 @@ impl AcpiPm {
     pub fn press_power_button(&self) -> bool {
         let mut state = self.state();
         state.status |= POWER_BUTTON;
-        self.update_sci(&mut state);
+        state.update_sci();
         state.enable & POWER_BUTTON != 0
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Called with the lock held, so that levels reach the line in the order they came about.
-    fn update_sci(&self, state: &mut State) {
-        let high = state.status & state.enable != 0;
-        if high != state.sci_high {
-            state.sci_high = high;
-            self.sci.set_level(high);
-        }
     }
 
     fn timer(&self) -> u32 {
@@ -111,6 +102,12 @@ impl AcpiPm {
         image[CONTROL..CONTROL + 2].copy_from_slice(&(state.control | SCI_EN).to_le_bytes());
         image[TIMER..].copy_from_slice(&self.timer().to_le_bytes());
         image
+    }
+}
+
+impl State {
+    fn update_sci(&mut self) {
+        self.sci.set(self.status & self.enable != 0);
     }
 }
 
@@ -143,7 +140,7 @@ impl BusDevice for AcpiPm {
                 _ => {}
             }
         }
-        self.update_sci(&mut state);
+        state.update_sci();
         let sleep_type = state.control >> SLEEP_TYPE_SHIFT & 0b111;
         if sleep && sleep_type == u16::from(Self::SLEEP_TYPE_S5) {
             return Flow::Break(Exit::PowerOff);
@@ -154,7 +151,7 @@ impl BusDevice for AcpiPm {
     fn reset(&self) {
         let mut state = self.state();
         (state.status, state.enable, state.control) = (0, 0, 0);
-        self.update_sci(&mut state);
+        state.update_sci();
     }
 }
 

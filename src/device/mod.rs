@@ -28,6 +28,7 @@ pub mod acpi_pm;
 mod alarm;
 pub mod cmos;
 pub mod i8042;
+mod level;
 mod pace;
 pub mod pl011;
 pub mod pl031;

@@ -20,8 +20,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::level::Level;
 use super::pace::Pace;
-use super::primecell::{self, Level};
+use super::primecell;
 use crate::accel::IrqLine;
 use crate::bus::{BusDevice, Flow};
 use crate::console::Port;

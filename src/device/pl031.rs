@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::alarm::{Alarm, Clock, SECOND, seconds};
-use super::primecell::{self, Level};
+use super::level::Level;
+use super::primecell;
 use crate::accel::IrqLine;
 use crate::bus::{BusDevice, Flow};
 

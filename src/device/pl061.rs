@@ -12,7 +12,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::primecell::{self, Level};
+use super::level::Level;
+use super::primecell;
 use crate::accel::IrqLine;
 use crate::arch::aarch64::layout;
 use crate::bus::{BusDevice, Flow};

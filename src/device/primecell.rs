@@ -1,12 +1,9 @@
-//! What ARM's PrimeCell peripherals have in common: registers of 32 bits, those that tell what one is, and a level for
-//! an interrupt.
+//! What ARM's PrimeCell peripherals have in common: registers of 32 bits, and those that tell what one is.
 
-use std::sync::Arc;
-
-use crate::accel::IrqLine;
+use crate::arch::aarch64::layout;
 
 /// Bytes of registers that a peripheral has.
-pub(super) const LEN: u64 = 0x1000;
+pub(super) const LEN: u64 = layout::PERIPHERAL_LEN;
 /// Registers that tell which peripheral it is, then that it is a PrimeCell: a byte in each, lowest first.
 const PERIPHERAL_ID: u64 = 0xfe0;
 const PRIMECELL_ID: u64 = 0xff0;
@@ -50,24 +47,4 @@ pub(super) fn identification(id: u32, offset: u64) -> u32 {
         _ => None,
     };
     byte.unwrap_or(0).into()
-}
-
-/// An interrupt line that is told of changes only. To be set with the device's lock held, so that levels reach the
-/// line in the order they came about.
-pub(super) struct Level {
-    irq: Arc<dyn IrqLine>,
-    high: bool,
-}
-
-impl Level {
-    pub fn new(irq: Arc<dyn IrqLine>) -> Self {
-        Self { irq, high: false }
-    }
-
-    pub fn set(&mut self, high: bool) {
-        if high != self.high {
-            self.high = high;
-            self.irq.set_level(high);
-        }
-    }
 }

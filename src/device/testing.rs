@@ -1,9 +1,14 @@
 //! What the unit tests of devices share.
 
+use std::io::{self, Read};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::accel::IrqLine;
+
+/// How long anything may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An interrupt line that remembers.
 #[derive(Default)]
@@ -59,5 +64,24 @@ impl IrqLine for Line {
     fn set_level(&self, high: bool) {
         self.state.lock().unwrap().high = high;
         self.raised.notify_all();
+    }
+}
+
+/// Input that a test types piece by piece.
+pub struct Typed(Receiver<Vec<u8>>);
+
+impl Read for Typed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Ok(bytes) = self.0.recv() else { return Ok(0) };
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
+    }
+}
+
+impl Typed {
+    /// The input, and what types.
+    pub fn new() -> (Self, Sender<Vec<u8>>) {
+        let (keys, typed) = channel();
+        (Self(typed), keys)
     }
 }

@@ -52,9 +52,8 @@ impl Board {
         let controller = lines.controller();
         let power = Pl061::new(parts.line(layout::GPIO_LINE)?);
         let clock = Pl031::new(parts.line(layout::RTC_LINE)?);
-        let len = layout::PERIPHERAL_LEN;
-        parts.mmio.insert("power button", layout::GPIO, len, power.clone())?;
-        parts.mmio.insert("clock", layout::RTC, len, clock)?;
+        parts.mmio.insert("power button", layout::GPIO, Pl061::LEN, power.clone())?;
+        parts.mmio.insert("clock", layout::RTC, Pl031::LEN, clock)?;
         Ok(Self { power, cpus, memory, controller, serial: Default::default() })
     }
 
@@ -76,7 +75,7 @@ impl Board {
         *present = true;
         let serial = Pl011::new(port, parts.line(line)?);
         let name = format!("serial port {}", number + 1);
-        Ok(parts.mmio.insert(name, base, layout::PERIPHERAL_LEN, serial)?)
+        Ok(parts.mmio.insert(name, base, Pl011::LEN, serial)?)
     }
 
     /// Where virtio device `number`, counted from 0, goes.

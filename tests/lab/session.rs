@@ -71,6 +71,12 @@ pub fn scripted(cmdline: &str, script: &str) -> String {
     format!("{cmdline} hk.run={script}")
 }
 
+/// Bytes of which no two pieces are the same, from a place in an endless row of them.
+pub fn pattern(from: u64, len: usize) -> Vec<u8> {
+    let word = |at: u64| (at / 8).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+    (from..from + len as u64).map(|at| word(at)[(at % 8) as usize]).collect()
+}
+
 /// Brings eth0 up as udhcpc's script is told to, and leaves what it was told in /tmp/lease. In the end it is taken down
 /// again: Linux's driver spins for ever if TCP wants to send when the device has been reset to power off.
 pub const DHCP: &str = r#"

@@ -1,31 +1,18 @@
 //! The port, driven as Linux's driver drives it (`drivers/tty/serial/amba-pl011.c`).
 
 use std::io::{self, Read};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use super::*;
 use crate::console::{Console, OpenConsole, RingBuffer};
-use crate::device::testing::Line;
+use crate::device::testing::{Line, PATIENCE, Typed};
 
 const CR_UARTEN: u32 = 1 << 0;
 const CR_TXE: u32 = 1 << 8;
 const CR_DTR: u32 = 1 << 10;
 const FR_TXFF: u32 = 1 << 5;
 const FR_BUSY: u32 = 1 << 3;
-/// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Input that a test types piece by piece.
-struct Typed(Receiver<Vec<u8>>);
-
-impl Read for Typed {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Ok(bytes) = self.0.recv() else { return Ok(0) };
-        buffer[..bytes.len()].copy_from_slice(&bytes);
-        Ok(bytes.len())
-    }
-}
 
 struct Guest {
     serial: Arc<Pl011>,
@@ -51,8 +38,8 @@ impl Guest {
     }
 
     fn typed() -> (Self, Sender<Vec<u8>>) {
-        let (keys, typed) = channel();
-        (Self::new(Typed(typed)), keys)
+        let (typed, keys) = Typed::new();
+        (Self::new(typed), keys)
     }
 
     /// As the driver's accesses are without "arm,sbsa-uart": 16 bits.

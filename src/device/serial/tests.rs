@@ -2,30 +2,17 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use super::*;
 use crate::console::{Console, OpenConsole, RingBuffer};
-use crate::device::testing::Line;
+use crate::device::testing::{Line, PATIENCE, Typed};
 
 const IIR_NO_INT: u8 = 1;
 const FCR: u64 = 2;
 const MSR: u64 = 6;
 const SCR: u64 = 7;
-/// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Input that a test types piece by piece.
-struct Typed(Receiver<Vec<u8>>);
-
-impl Read for Typed {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Ok(bytes) = self.0.recv() else { return Ok(0) };
-        buffer[..bytes.len()].copy_from_slice(&bytes);
-        Ok(bytes.len())
-    }
-}
 
 struct Guest {
     serial: Arc<Serial>,
@@ -49,8 +36,8 @@ impl Guest {
     }
 
     fn typed() -> (Self, Sender<Vec<u8>>) {
-        let (keys, typed) = channel();
-        (Self::new(Typed(typed)), keys)
+        let (typed, keys) = Typed::new();
+        (Self::new(typed), keys)
     }
 
     fn inb(&self, register: u64) -> u8 {

@@ -87,9 +87,3 @@ fn greeting(path: &Path, hello: &str, answer: &str) -> UnixStream {
         std::thread::sleep(Duration::from_millis(100));
     }
 }
-
-/// Bytes of which no two pieces are the same, from a place in an endless row of them.
-pub fn pattern(from: u64, len: usize) -> Vec<u8> {
-    let word = |at: u64| (at / 8).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-    (from..from + len as u64).map(|at| word(at)[(at % 8) as usize]).collect()
-}
