@@ -75,8 +75,7 @@ pub trait AccelVm: Send + Sync + 'static {
     fn doorbells(&self) -> Option<&dyn Doorbells>;
 
     /// Puts what the accelerator itself emulates (interrupt controllers, timers) back to its power-on state.
-    /// No vCPU runs while it is called. Guest memory may have been cleared before, and what the accelerator maps is
-    /// what is there now.
+    /// No vCPU runs while it is called.
     fn reset(&self) -> Result<(), Error>;
 }
 

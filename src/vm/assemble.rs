@@ -174,8 +174,8 @@ impl<V: AccelVm> Machine<V> {
         for device in self.pio.devices().chain(self.mmio.devices()) {
             device.reset();
         }
-        self.ram.clear().map_err(Error::host("clear guest memory"))?;
         self.vm.reset()?;
+        self.ram.clear().map_err(Error::host("clear guest memory"))?;
         self.load()
     }
 

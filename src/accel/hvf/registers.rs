@@ -6,7 +6,7 @@ use super::error::check;
 use super::sys::*;
 use crate::accel::Error;
 use crate::arch::CpuState;
-use crate::arch::aarch64::sysreg::SysReg;
+use crate::arch::aarch64::sysreg::{GIC_INTERFACE, SysReg};
 
 /// A vCPU of the framework, on its thread.
 pub struct Handle {
@@ -210,17 +210,6 @@ const SYSTEM: &[SysReg] = &[
     CNTV_CVAL_EL0,
 ];
 
-/// The same of the interface to the interrupt controller.
-const INTERFACE: &[SysReg] = &[
-    SysReg::new(3, 0, 12, 12, 6), // ICC_IGRPEN0_EL1
-    SysReg::new(3, 0, 12, 12, 7), // ICC_IGRPEN1_EL1
-    SysReg::new(3, 0, 4, 6, 0),   // ICC_PMR_EL1
-    SysReg::new(3, 0, 12, 8, 3),  // ICC_BPR0_EL1
-    SysReg::new(3, 0, 12, 12, 3), // ICC_BPR1_EL1
-    SysReg::new(3, 0, 12, 8, 4),  // ICC_AP0R0_EL1
-    SysReg::new(3, 0, 12, 9, 0),  // ICC_AP1R0_EL1
-];
-
 /// The registers of a vCPU that is new. The framework has no call that resets one, and only it knows what its own
 /// registers are at first.
 pub struct Pristine {
@@ -240,7 +229,7 @@ impl Pristine {
             }
         };
         let system = SYSTEM.iter().filter_map(|&it| known(it, handle.get_system(it)));
-        let interface = INTERFACE.iter().filter_map(|&it| known(it, handle.get_interface(it)));
+        let interface = GIC_INTERFACE.iter().filter_map(|&it| known(it, handle.get_interface(it)));
         Ok(Self {
             system: system.collect(),
             interface: interface.collect(),

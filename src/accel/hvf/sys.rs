@@ -72,7 +72,6 @@ unsafe extern "C" {
     pub fn hv_vm_create(config: *mut c_void) -> hv_return_t;
     pub fn hv_vm_destroy() -> hv_return_t;
     pub fn hv_vm_map(host: *mut c_void, ipa: hv_ipa_t, len: usize, flags: u64) -> hv_return_t;
-    pub fn hv_vm_unmap(ipa: hv_ipa_t, len: usize) -> hv_return_t;
 
     pub fn hv_vcpu_create(
         vcpu: *mut hv_vcpu_t,

@@ -182,16 +182,12 @@ impl Shared {
         self.psci.get().ok_or_else(|| Error::Unsupported(why.into()))
     }
 
-    /// Maps every region of `ram`, after undoing an older mapping of it.
-    fn map(&self, ram: &GuestRam, again: bool) -> Result<(), Error> {
+    /// Maps every region of `ram`. Clearing it later leaves the pages where they are.
+    fn map(&self, ram: &GuestRam) -> Result<(), Error> {
         for (ipa, host, len) in ram.regions() {
             let on = || format!(" for {len} bytes at {ipa:#x}");
             let bytes = usize::try_from(len)
                 .map_err(|_| Error::Unsupported("the host cannot address that much".into()))?;
-            if again {
-                // SAFETY: no vCPU runs, so nothing uses the mapping.
-                check(unsafe { hv_vm_unmap(ipa, bytes) }, "hv_vm_unmap", on)?;
-            }
             let flags = HV_MEMORY_READ | HV_MEMORY_WRITE | HV_MEMORY_EXEC;
             // SAFETY: the region is mapped as long as `ram` or a copy lives, and `self` keeps a copy for as long as
             // the machine. What the guest writes there is only accessed volatilely.
@@ -214,7 +210,7 @@ impl AccelVm for HvfVm {
     type Vcpu = HvfVcpu;
 
     fn map(&self, ram: &GuestRam) -> Result<(), Error> {
-        self.0.map(ram, false)?;
+        self.0.map(ram)?;
         *self.0.ram.lock().unwrap_or_else(PoisonError::into_inner) = Some(ram.clone());
         let regions: Vec<_> = ram.regions().map(|(start, _, len)| (start, len)).collect();
         self.0.psci.get_or_init(|| Psci::new(self.0.seats.len() as u32, &regions));
@@ -235,13 +231,7 @@ impl AccelVm for HvfVm {
         None
     }
 
-    /// The interrupt controller, and the mappings: clearing guest memory may have put other pages at its host
-    /// addresses, while the guest keeps those that were there when they were mapped.
     fn reset(&self) -> Result<(), Error> {
-        let ram = self.0.ram.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ram) = &*ram {
-            self.0.map(ram, true)?;
-        }
         // SAFETY: no vCPU runs.
         check(unsafe { hv_gic_reset() }, "hv_gic_reset", String::new)
     }

@@ -13,8 +13,6 @@ mod tests;
 
 /// Most bytes of a tree: Linux maps so many, and no more (`booting.rst`).
 pub const MAX_LEN: usize = 2 << 20;
-/// Most processors behind a GICv2.
-const GIC_V2_MAX_CPUS: u32 = 8;
 
 // Phandles, by which nodes name each other.
 const GIC: u32 = 1;
@@ -118,7 +116,7 @@ pub enum Error {
 /// The tree's bytes.
 pub fn build(config: &Config) -> Result<Vec<u8>, Error> {
     let max = match config.gic {
-        Gic::V2 => GIC_V2_MAX_CPUS,
+        Gic::V2 => layout::GIC_V2_MAX_CPUS,
         Gic::V3 => layout::MAX_CPUS,
     };
     if config.cpus > max {
@@ -245,7 +243,7 @@ fn gic(root: &mut Tree, config: &Config) -> Result<(), WriteError> {
 /// `timer/arm,arch_timer.yaml`. The timers go on when processors sleep.
 fn timer(root: &mut Tree, config: &Config) -> Result<(), WriteError> {
     let cpus = match config.gic {
-        Gic::V2 => ((1 << config.cpus.min(GIC_V2_MAX_CPUS)) - 1) << PRIVATE_CPUS_SHIFT,
+        Gic::V2 => ((1 << config.cpus.min(layout::GIC_V2_MAX_CPUS)) - 1) << PRIVATE_CPUS_SHIFT,
         Gic::V3 => 0,
     };
     let interrupts = layout::TIMER_PPIS.map(|number| [PRIVATE, number, LEVEL_HIGH | cpus]);

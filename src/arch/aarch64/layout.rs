@@ -28,6 +28,8 @@ pub const GIC_REDISTRIBUTORS: u64 = 0x1000_0000;
 pub const GIC_REDISTRIBUTOR_LEN: u64 = 0x2_0000;
 /// Room for redistributors.
 pub const GIC_REDISTRIBUTORS_MAX: u64 = MMIO_START - GIC_REDISTRIBUTORS;
+/// Most processors behind a GICv2.
+pub const GIC_V2_MAX_CPUS: u32 = 8;
 /// Most processors of a machine, each with a redistributor.
 pub const MAX_CPUS: u32 = 512;
 

@@ -61,6 +61,17 @@ impl fmt::Display for SysReg {
     }
 }
 
+/// What a GICv3's processor interface keeps for a vCPU (IHI 0069, 12.2), all of it zero at power-on.
+pub const GIC_INTERFACE: [SysReg; 7] = [
+    SysReg::new(3, 0, 12, 12, 6), // ICC_IGRPEN0_EL1
+    SysReg::new(3, 0, 12, 12, 7), // ICC_IGRPEN1_EL1
+    SysReg::new(3, 0, 4, 6, 0),   // ICC_PMR_EL1
+    SysReg::new(3, 0, 12, 8, 3),  // ICC_BPR0_EL1
+    SysReg::new(3, 0, 12, 12, 3), // ICC_BPR1_EL1
+    SysReg::new(3, 0, 12, 8, 4),  // ICC_AP0R0_EL1
+    SysReg::new(3, 0, 12, 9, 0),  // ICC_AP1R0_EL1
+];
+
 /// OSLSR_EL1: there is a lock …
 const OSLM_IMPLEMENTED: u64 = 1 << 3;
 /// … and it is locked. The same in OSLAR_EL1 is bit 0.

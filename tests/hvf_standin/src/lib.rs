@@ -43,7 +43,7 @@
 //! * The registers of the interrupt controller's message frame are not there, and what `hv_gic_set_icc_reg` writes
 //!   is forgotten while another vCPU runs.
 //! * The kind of processor, its errata and what its registers read at reset are those of the host.
-//! * `hv_vm_unmap` takes back whole mappings only. Registers that this processor lacks read as zero.
+//! * Registers that this processor lacks read as zero.
 //! * Nothing is known of speed.
 
 #![cfg(all(hyperkit_hvf_standin, target_os = "linux", target_arch = "aarch64"))]

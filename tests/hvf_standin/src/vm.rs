@@ -39,7 +39,7 @@ pub struct Vm {
     /// By handle; `None` once it has been destroyed.
     pub vcpus: Mutex<Vec<Option<Arc<Outside>>>>,
     /// Guest-physical address and length, by slot.
-    memory: Mutex<Vec<Option<(u64, u64)>>>,
+    memory: Mutex<Vec<(u64, u64)>>,
     /// Kept open as long as the machine.
     pub kvm: Kvm,
 }
@@ -97,25 +97,11 @@ impl Vm {
             return Err(HV_BAD_ARGUMENT);
         }
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        if memory.iter().flatten().any(|&(start, size)| start < end && ipa < start + size) {
+        if memory.iter().any(|&(start, size)| start < end && ipa < start + size) {
             return Err(HV_ERROR);
         }
-        let slot = memory.iter().position(Option::is_none).unwrap_or(memory.len());
-        self.set_slot(slot, ipa, len, host)?;
-        let mapping = Some((ipa, len));
-        match memory.get_mut(slot) {
-            Some(free) => *free = mapping,
-            None => memory.push(mapping),
-        }
-        Ok(())
-    }
-
-    fn unmap(&self, ipa: u64, len: u64) -> Result {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = memory.iter().position(|mapping| *mapping == Some((ipa, len)));
-        let slot = slot.ok_or(HV_BAD_ARGUMENT)?;
-        self.set_slot(slot, ipa, 0, 0)?;
-        memory[slot] = None;
+        self.set_slot(memory.len(), ipa, len, host)?;
+        memory.push((ipa, len));
         Ok(())
     }
 
@@ -241,12 +227,6 @@ pub unsafe extern "C" fn hv_vm_map(host: *mut c_void, ipa: u64, len: usize, flag
         return HV_UNSUPPORTED;
     }
     answer(current().and_then(|vm| vm.map(host as u64, ipa, len as u64)))
-}
-
-/// Takes a mapping back.
-#[unsafe(no_mangle)]
-pub extern "C" fn hv_vm_unmap(ipa: u64, len: usize) -> Answer {
-    answer(current().and_then(|vm| vm.unmap(ipa, len as u64)))
 }
 
 /// Frees a configuration object.

@@ -8,6 +8,7 @@ use kvm_bindings::*;
 use kvm_ioctls::{DeviceFd, VmFd};
 
 use crate::accel::{Controller, Error};
+use crate::arch::aarch64::sysreg::GIC_INTERFACE;
 use crate::arch::aarch64::{layout, mpidr};
 
 /// The interrupt ID of line 0.
@@ -15,9 +16,6 @@ pub(super) const FIRST_LINE: u32 = 32;
 
 /// All interrupts of the distributor, private ones included.
 const INTERRUPTS: u32 = FIRST_LINE + layout::LINES;
-
-/// Most vCPUs of a machine with a GICv2.
-const GIC_V2_CPUS: u32 = 8;
 
 /// Distributor registers (IHI 0069, 12.9), per interrupt: bits of each, and what each is at power-on. That of GICD_ISPENDR
 /// and GICD_ISACTIVER is set exactly as it is written; the registers that clear do only that.
@@ -38,20 +36,6 @@ const GICR_CTLR: u64 = 0;
 const GICR_PROPBASER: u64 = 0x70;
 const GICR_PENDBASER: u64 = 0x78;
 const SGI_FRAME: u64 = 0x1_0000;
-
-/// Registers of a GICv3's processor interface by their encoding, op0 to op2, as in `KVM_DEV_ARM_VGIC_SYSREG`.
-const fn icc(crn: u64, crm: u64, op2: u64) -> u64 {
-    3 << 14 | crn << 7 | crm << 3 | op2
-}
-const PROCESSOR_INTERFACE: &[(u64, u64)] = &[
-    (icc(4, 6, 0), 0),   // ICC_PMR_EL1
-    (icc(12, 8, 3), 0),  // ICC_BPR0_EL1
-    (icc(12, 12, 3), 0), // ICC_BPR1_EL1
-    (icc(12, 12, 6), 0), // ICC_IGRPEN0_EL1
-    (icc(12, 12, 7), 0), // ICC_IGRPEN1_EL1
-    (icc(12, 8, 4), 0),  // ICC_AP0R0_EL1
-    (icc(12, 9, 0), 0),  // ICC_AP1R0_EL1
-];
 
 /// GICv2's processor interface (IHI 0048, 4.4): control, priority mask, binary point, active priorities.
 const GICC: &[u64] = &[0x00, 0x04, 0x08, 0x1c, 0xd0];
@@ -76,9 +60,10 @@ impl Gic {
         let gic = match make(kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3) {
             Ok(device) => Self { device, controller: Controller::GicV3, cpus },
             Err(error) if error.errno() == libc::ENODEV => {
-                if cpus > GIC_V2_CPUS {
+                let max = layout::GIC_V2_MAX_CPUS;
+                if cpus > max {
                     return Err(Error::Unsupported(format!(
-                        "this host's interrupt controller, a GICv2, is for {GIC_V2_CPUS} vCPUs at most, not {cpus}"
+                        "this host's interrupt controller, a GICv2, is for {max} vCPUs at most, not {cpus}"
                     )));
                 }
                 let device = make(kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2)
@@ -160,8 +145,9 @@ impl Gic {
             for (register, value) in per_interrupt(0..FIRST_LINE) {
                 redistributor(SGI_FRAME + register, value)?;
             }
-            for &(register, value) in PROCESSOR_INTERFACE {
-                self.set(KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, vcpu | register, &value)?;
+            for register in GIC_INTERFACE {
+                let attribute = vcpu | u64::from(register.pack());
+                self.set(KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, attribute, &0_u64)?;
             }
         }
         Ok(())
