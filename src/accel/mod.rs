@@ -20,6 +20,12 @@ use crate::sys::Notifier;
 
 #[cfg(any(all(target_os = "macos", target_arch = "aarch64"), hyperkit_hvf_standin))]
 pub mod hvf;
+#[cfg(all(
+    test,
+    not(any(all(target_os = "macos", target_arch = "aarch64"), hyperkit_hvf_standin))
+))]
+#[path = "hvf/error.rs"]
+mod hvf_error;
 #[cfg(target_os = "linux")]
 pub mod kvm;
 #[cfg_attr(all(target_os = "linux", not(hyperkit_hvf_standin)), path = "native_linux.rs")]

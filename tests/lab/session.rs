@@ -11,7 +11,7 @@ use hyperkit::console::Console;
 use hyperkit::vm::{End, Error, Running, Vm, VmBuilder};
 
 /// Long enough for a guest to boot where every instruction is emulated twice.
-pub const PATIENCE: Duration = Duration::from_secs(if ARM { 600 } else { 180 });
+pub const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What a guest boots with: its console is the first serial port …
 pub const CONSOLE: &str = if ARM { "console=ttyAMA0" } else { "console=ttyS0" };

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::error::check;
+use super::error::{check, hv_return_t};
 use super::sys::*;
 use crate::accel::Error;
 use crate::arch::CpuState;

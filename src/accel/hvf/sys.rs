@@ -10,8 +10,8 @@
 
 use std::ffi::c_void;
 
-/// `HV_SUCCESS`, or one of the codes that `error.rs` knows.
-pub type hv_return_t = i32;
+use super::error::hv_return_t;
+
 /// A vCPU, good on the thread that made it and in `hv_vcpus_exit`.
 pub type hv_vcpu_t = u64;
 /// A guest-physical address.
@@ -20,8 +20,6 @@ pub type hv_ipa_t = u64;
 pub type hv_reg_t = u32;
 /// A system register: `op0 << 14 | op1 << 11 | CRn << 7 | CRm << 3 | op2`.
 pub type hv_sys_reg_t = u16;
-
-pub const HV_SUCCESS: hv_return_t = 0;
 
 pub const HV_MEMORY_READ: u64 = 1 << 0;
 pub const HV_MEMORY_WRITE: u64 = 1 << 1;

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::error::{check, check_create};
+use super::error::{check, check_create, hv_return_t};
 use super::seat::Seat;
 use super::sys::*;
 use super::vcpu::HvfVcpu;

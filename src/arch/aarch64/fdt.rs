@@ -44,16 +44,6 @@ pub enum Gic {
     V3,
 }
 
-/// The instruction that calls PSCI.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Conduit {
-    /// HVC.
-    #[default]
-    Hvc,
-    /// SMC.
-    Smc,
-}
-
 /// A virtio device with memory-mapped registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VirtioMmio {
@@ -74,8 +64,6 @@ pub struct Config {
     pub memory: Vec<(u64, u64)>,
     /// Its interrupt controller.
     pub gic: Gic,
-    /// How PSCI is called.
-    pub psci: Conduit,
     /// Which of the serial ports there are. The first of them is where early messages go.
     pub serial: [bool; layout::SERIAL.len()],
     /// The virtio devices. Guests find them in this order.
@@ -140,7 +128,7 @@ fn write(config: &Config) -> Result<Vec<u8>, WriteError> {
         chosen(root, config)?;
         aliases(root, config)?;
         cpus(root, config)?;
-        psci(root, config)?;
+        psci(root)?;
         for &(start, len) in &config.memory {
             memory(root, start, len)?;
         }
@@ -199,14 +187,10 @@ fn cpus(root: &mut Tree, config: &Config) -> Result<(), WriteError> {
 }
 
 /// `arm/psci.yaml`.
-fn psci(root: &mut Tree, config: &Config) -> Result<(), WriteError> {
+fn psci(root: &mut Tree) -> Result<(), WriteError> {
     root.node("psci", |node| {
         node.strings("compatible", &["arm,psci-1.0", "arm,psci-0.2"])?;
-        let method = match config.psci {
-            Conduit::Hvc => "hvc",
-            Conduit::Smc => "smc",
-        };
-        node.string("method", method)
+        node.string("method", "hvc")
     })
 }
 

@@ -42,8 +42,8 @@ END
         for disk in b c d e; do
             printf '[vd%s]\nfilename=/dev/vd%s\n' $disk $disk >> /tmp/jobs
         done
-        in-tools /dev/vda fio --output-format=terse /tmp/jobs | cut -c1-60 || exit 1
-        in-tools /dev/vda fio --verify_only=1 --output=/tmp/verified /tmp/jobs || exit 1
+        in-tools /dev/vda fio --eta=never --output-format=terse /tmp/jobs | cut -c1-60 || exit 1
+        in-tools /dev/vda fio --eta=never --verify_only=1 --output=/tmp/verified /tmp/jobs || exit 1
         grep -c 'err= 0' /tmp/verified
         ! grep -v 'err= 0' /tmp/verified | grep 'err='
     "#;

@@ -14,7 +14,7 @@ use super::*;
 
 /// How much is carried each way: a gibibyte with `cargo xtask test --long`.
 fn much() -> u64 {
-    if std::env::var_os("HYPERKIT_LONG").is_some() { 1 << 30 } else { 128 << 20 }
+    if std::env::var_os("HYPERKIT_LONG").is_some() { 1 << 30 } else { 32 << 20 }
 }
 
 #[test]

@@ -155,7 +155,7 @@ fn a_tree_of_many_files_is_the_same_after_going_there_and_back() {
         return;
     }
     let dir = scratch();
-    let count = if std::env::var_os("HYPERKIT_LONG").is_some() { 20_000 } else { 120 };
+    let count = if std::env::var_os("HYPERKIT_LONG").is_some() { 20_000 } else { 60 };
     let script = format!(
         r#"
         set -e

@@ -41,6 +41,36 @@ END
     assert!(dir.path().join("clone/main.c").exists());
 }
 
+/// A project of some size: 60 files, 30,000 lines.
+#[test]
+#[ignore = "takes minutes"]
+fn lua_is_built_runs_and_is_kept_in_git() {
+    if !in_lab() {
+        return;
+    }
+    let dir = scratch();
+    let script = r#"
+        share work cache=mmap
+        tool sh -e <<'END'
+export HOME=/tmp GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
+mkdir /mnt/work/lua; cd /mnt/work/lua
+tar -xzf /usr/src/lua.tar.gz --strip-components=1
+printf '*.o\n*.a\nlua\nluac\n' > .gitignore
+git init -q .; git add .; git commit -q -m one
+make -s linux CC='gcc -std=gnu99 -O0 -w'
+src/lua -e 'local t = {} for n = 1, 1000 do t[n] = n * n end table.sort(t, function(a, b) return a > b end) print(#t, t[1], _VERSION)'
+echo 'print(("works"):rep(2, " "))' > one.lua; src/luac -o one.out one.lua; src/lua one.out
+git status --short
+git clone -q . ../clone; cd ../clone; git fsck --strict; git status --short | wc -l
+END
+    "#;
+    let text = run(script, [share(&dir)]);
+    let said = "1000\t1000000\tLua 5.4\nworks works\n?? one.lua\n?? one.out\n";
+    assert!(text.contains(said), "no {said:?} in:\n{text}");
+    assert!(text.lines().any(|line| line == "0"), "{text}");
+    assert!(dir.path().join("clone/src/lvm.c").exists());
+}
+
 #[test]
 fn a_database_and_shared_mappings_keep_what_they_are_given() {
     if !in_lab() {

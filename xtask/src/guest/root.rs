@@ -1,9 +1,10 @@
 //! The image of a Debian root file system, for guests to boot from or to take tools from.
 //!
 //! A stock Debian of this machine's release, from the mirrors that this machine's apt uses: minimal,
-//! with systemd, fio, iperf3 and e2fsprogs, the cloud kernel's modules but no kernel. A guest gets at
-//! it by the words of the initrd's `init.sh`. Making it takes root's privileges and some 40 seconds, so
-//! that is done only when something wants it; what is to go into it is the stamp beside it.
+//! with systemd, fio, iperf3, e2fsprogs and a compiler, Lua's source to try that on, and the cloud kernel's
+//! modules but no kernel. A guest gets at it by the words of the initrd's `init.sh`. Making it takes
+//! root's privileges and some 40 seconds, so that is done only when something wants it; what is to go
+//! into it is the stamp beside it.
 
 use super::Guest;
 use crate::{host, packages};

@@ -14,7 +14,7 @@ set -eu
 export LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 image=$1 owner=$2 modules=$3 suite=$4 packages=$5 sources=$6 config=$7
 tree=$image.tree
-clean() { rm -rf --one-file-system "$tree" "$image.conf"; }
+clean() { rm -rf --one-file-system "$tree" "$image.conf" "$image.apt"; }
 trap clean EXIT
 clean
 
@@ -28,6 +28,21 @@ printf '%s\n' "$sources" | unshare --mount mmdebstrap --mode=root --format=direc
     --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-include=/usr/share/doc/*/copyright' \
     "$suite" "$tree"
+
+# The source of a program of some size, for guests to build.
+mkdir -p "$image.apt/lists/partial" "$image.apt/cache/archives/partial"
+printf '%s\n' "$sources" | sed -n 's/^deb /deb-src /p' >"$image.apt/sources.list"
+(
+    cd "$tree/usr/src"
+    apt_get() {
+        apt-get -q -c "$image.conf" -o Dir::Etc::sourcelist="$image.apt/sources.list" -o Dir::Etc::sourceparts=/dev/null \
+            -o Dir::State::lists="$image.apt/lists" -o Dir::Cache="$image.apt/cache" -o APT::Sandbox::User=root "$@"
+    }
+    apt_get update
+    apt_get source --download-only lua5.4
+    rm ./*.dsc ./*.debian.tar.*
+    mv lua5.4_*.orig.tar.gz lua.tar.gz
+)
 
 mkdir -p "$tree/lib/modules"
 cp -r "$modules" "$tree/lib/modules/"

@@ -1,5 +1,6 @@
 //! What the lab's machine of an architecture is made of.
 
+use super::Options;
 use crate::guest::Arch;
 
 pub struct Hardware {
@@ -61,11 +62,25 @@ const ARM64: Hardware = Hardware {
     poked: false,
 };
 
+/// The same with the interrupt controller of older processors.
+const ARM64_GIC_V2: Hardware = Hardware {
+    board: &[
+        "-M",
+        "virt,virtualization=on,gic-version=2",
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max,pauth=off,sve=off,sme=off",
+    ],
+    ..ARM64
+};
+
 impl Hardware {
-    pub fn of(arch: Arch) -> &'static Hardware {
-        match arch {
-            Arch::X86_64 => &X86_64,
-            Arch::Arm64 => &ARM64,
+    pub fn of(options: &Options) -> &'static Hardware {
+        match (options.arch, options.gic_v2) {
+            (Arch::X86_64, _) => &X86_64,
+            (Arch::Arm64, false) => &ARM64,
+            (Arch::Arm64, true) => &ARM64_GIC_V2,
         }
     }
 

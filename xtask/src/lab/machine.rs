@@ -55,7 +55,7 @@ impl Machine {
         dir: &Path,
         writable: &[OsString],
     ) -> Result<Machine> {
-        let hardware = Hardware::of(options.arch);
+        let hardware = Hardware::of(options);
         let (qemu, package) = hardware.qemu;
         let qemu = packages::install(qemu, package)?;
         let initramfs = dir.join("initramfs");

@@ -46,6 +46,7 @@ HK_SCRATCH an ext4 file system of 8 GiB on a disk. There is no network but lo.
   --arm64           an arm64 machine, with the kernel of Debian's backports, and HK_… files for it. All other
                     files are this machine's, so the command is a static program, such as
                     `cargo xtask build-arm64` builds
+  --gic-v2          an arm64 machine with a GICv2, as older processors have, instead of a GICv3
   --memory MIB      memory of the machine (default 3072)
   --smp N           its processors (default 1; with more, a stock kernel sometimes hangs in QEMU)
   --timeout SECS    end the command after this time (default 1200; 0: never)
@@ -73,6 +74,7 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
     while let Some(arg) = args.next()? {
         match arg {
             Long("arm64") => options.arch = Arch::Arm64,
+            Long("gic-v2") => (options.arch, options.gic_v2) = (Arch::Arm64, true),
             Long("memory") => options.memory = args.value()?.parse()?,
             Long("smp") => options.smp = Some(args.value()?.parse()?),
             Long("timeout") => {

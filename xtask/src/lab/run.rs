@@ -34,6 +34,8 @@ const TIMED_OUT: u8 = 124;
 
 pub struct Options {
     pub arch: Arch,
+    /// Has an arm64 machine a GICv2 instead of a GICv3?
+    pub gic_v2: bool,
     /// In MiB.
     pub memory: u32,
     pub smp: Option<u32>,
@@ -54,6 +56,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             arch: Arch::X86_64,
+            gic_v2: false,
             memory: 3072,
             smp: None,
             timeout: Some(Duration::from_secs(1200)),
@@ -164,7 +167,7 @@ impl Lab {
         if !self.options.stdin {
             link.send(Kind::Stdin, &[])?;
         }
-        if Hardware::of(self.options.arch).poked {
+        if Hardware::of(&self.options).poked {
             machine.poke()?;
         }
         let raw = job.terminals[0].then(Raw::enter);

@@ -3,6 +3,7 @@
 //! A machine of the lab has one processor, so two of them side by side take half the time. Each runs
 //! its share of the tests, one after the other.
 
+use super::tally::Clock;
 use super::{Tally, Wanted};
 use crate::cargo::Executable;
 use crate::cross::Accelerator;
@@ -19,16 +20,26 @@ use std::time::Duration;
 /// More machines than this would want more memory than many hosts have.
 const MACHINES: usize = 4;
 
+/// What is tested once more where the interrupt controller is an older one.
+const WITH_GIC_V2: &[&str] =
+    &["linux::cloud_kernel_2_cpus_large", "life::a_guest_reboots_in_place_every_way_it_knows"];
+
 pub fn on_x86_64(wanted: &Wanted) -> Result<Tally> {
     for (tool, package) in super::JUDGES {
         packages::install(tool, package)?;
     }
-    let words = ["build", "--package", "hyperkit", "--tests", "--examples"];
-    run(Arch::X86_64, cargo::build(cargo::cargo().args(words))?, wanted)
+    let words = ["build", "--workspace", "--tests", "--examples"];
+    let built = cargo::build(cargo::cargo().args(words))?;
+    let labs: Vec<_> = built.into_iter().filter(|built| built.name.starts_with("lab")).collect();
+    run(Options { root: true, ..Options::default() }, &labs, &[], wanted)
 }
 
 pub fn on_arm64(wanted: &Wanted) -> Result<Tally> {
-    run(Arch::Arm64, for_arm64(Accelerator::Kvm, &["hyperkit"], &["lab"])?, wanted)
+    let built = for_arm64(Accelerator::Kvm, &["hyperkit"], &["lab"])?;
+    let mut tally = run(arm64(), &built, &[], wanted)?;
+    let older = Options { gic_v2: true, ..arm64() };
+    tally.merge(run(older, &built, WITH_GIC_V2, wanted)?);
+    Ok(tally)
 }
 
 /// The Hypervisor.framework backend, by the stand-in for the framework over the lab's KVM: the stand-in itself, guests of a
@@ -36,7 +47,11 @@ pub fn on_arm64(wanted: &Wanted) -> Result<Tally> {
 pub fn on_standin(wanted: &Wanted) -> Result<Tally> {
     let packages = ["hyperkit", "hvf_standin"];
     let tests = ["contract", "hvf", "lab"];
-    run(Arch::Arm64, for_arm64(Accelerator::StandIn, &packages, &tests)?, wanted)
+    run(arm64(), &for_arm64(Accelerator::StandIn, &packages, &tests)?, &[], wanted)
+}
+
+fn arm64() -> Options {
+    Options { arch: Arch::Arm64, ..Options::default() }
 }
 
 /// Test programs, and the example that they run.
@@ -52,25 +67,20 @@ fn for_arm64(
     cross::build(&mut cargo)
 }
 
-fn run(arch: Arch, built: Vec<Executable>, wanted: &Wanted) -> Result<Tally> {
-    let programs = built.iter().filter(|built| built.kind == "test");
-    let wanted_here = |name: &str| arch == Arch::Arm64 || name.starts_with("lab");
-    let programs: Vec<_> = programs.filter(|built| wanted_here(&built.name)).collect();
+/// Runs the tests that were asked for, of those named `only` if that says any.
+fn run(options: Options, built: &[Executable], only: &[&str], wanted: &Wanted) -> Result<Tally> {
+    let arch = options.arch;
+    let programs: Vec<_> = built.iter().filter(|built| built.kind == "test").collect();
     ensure!(!programs.is_empty(), "there are no tests/lab*");
     let mut environment = vec![("CARGO_MANIFEST_DIR".into(), host::root().into())];
     environment.extend(wanted.long.then(|| ("HYPERKIT_LONG".into(), "1".into())));
     let hours = if wanted.long { 8 } else { 1 };
-    let lab = Lab::new(Options {
-        arch,
-        root: arch == Arch::X86_64,
-        stdin: false,
-        timeout: Some(Duration::from_secs(hours * 3600)),
-        environment,
-        ..Options::default()
-    })?;
+    let timeout = Some(Duration::from_secs(hours * 3600));
+    let lab = Lab::new(Options { stdin: false, timeout, environment, ..options })?;
     let mut total = Tally::default();
     for program in programs {
-        let tests = list(arch, &lab, &program.path, wanted)?;
+        let mut tests = list(arch, &lab, &program.path, wanted)?;
+        tests.retain(|test| only.is_empty() || only.iter().any(|name| test == name));
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let machines = processors.min(MACHINES).min(tests.len());
         println!("     Running {} ({} tests in {machines} machines)", program.name, tests.len());
@@ -86,9 +96,9 @@ fn run(arch: Arch, built: Vec<Executable>, wanted: &Wanted) -> Result<Tally> {
                 .collect::<Vec<_>>()
         });
         for tally in tallies {
-            total.merge(&tally.unwrap_or_else(|error| {
+            total.merge(tally.unwrap_or_else(|error| {
                 println!("lab: {error:#}");
-                Tally { passed: 0, failed: 1 }
+                Tally::failure()
             }));
         }
     }
@@ -128,6 +138,7 @@ fn run_share(lab: &Lab, program: &Path, names: &[OsString], wanted: &Wanted) -> 
     command.extend(wanted.long.then(|| "--include-ignored".into()));
     command.extend(names.iter().cloned());
     let mut output = Vec::new();
+    let mut clock = Clock::default();
     // Whole lines only, as several machines speak at once.
     let mut line = Vec::new();
     let status = lab.run_into(&command, &mut |error, bytes| {
@@ -135,6 +146,7 @@ fn run_share(lab: &Lab, program: &Path, names: &[OsString], wanted: &Wanted) -> 
             return std::io::stderr().write_all(bytes);
         }
         output.extend(bytes);
+        clock.hear(bytes);
         line.extend(bytes);
         let whole = line.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         let mut stdout = std::io::stdout().lock();
@@ -143,7 +155,8 @@ fn run_share(lab: &Lab, program: &Path, names: &[OsString], wanted: &Wanted) -> 
         stdout.flush()
     })?;
     std::io::stdout().write_all(&line)?;
-    Ok(Tally::of(&String::from_utf8_lossy(&output), status == 0))
+    let tally = Tally::of(&String::from_utf8_lossy(&output), status == 0);
+    Ok(Tally { times: clock.times(), ..tally })
 }
 
 #[cfg(test)]

@@ -48,6 +48,9 @@ const STAGES: &[Stage] = &[
     Stage { name: "fuzz", tests: false, run: fuzz_corpus },
 ];
 
+/// How many tests are named that took longest.
+const SLOWEST: usize = 12;
+
 /// Programs of others that tests hold ours against, and their packages. Without one, its tests on this
 /// host say 'skipped'; the lab's want them all.
 const JUDGES: &[(&str, &str)] = &[
@@ -113,7 +116,7 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
         let start = Instant::now();
         let mut tally = (stage.run)(&wanted).unwrap_or_else(|error| {
             println!("{}: {error:#}", stage.name);
-            Tally { passed: 0, failed: 1 }
+            Tally::failure()
         });
         if tally.passed + tally.failed == 0 && !stage.tests {
             tally.passed = 1;
@@ -121,6 +124,9 @@ pub fn main(mut args: lexopt::Parser) -> Result<u8> {
         let verdict = if tally.failed == 0 { "ok" } else { "FAILED" };
         let counts = format!("{:>5} passed {:>3} failed", tally.passed, tally.failed);
         let seconds = start.elapsed().as_secs_f64();
+        if !tally.times.is_empty() {
+            println!("\nThe slowest of {}:\n{}", stage.name, tally.slowest(SLOWEST));
+        }
         report += &format!("  {:<9} {seconds:>7.1} s {counts}   {verdict}\n", stage.name);
         passed += tally.passed;
         failed += tally.failed;
@@ -137,8 +143,8 @@ fn format(_: &Wanted) -> Result<Tally> {
 fn clippy(_: &Wanted) -> Result<Tally> {
     let strict = ["--", "-D", "warnings"];
     succeed(cargo::cargo().args(["clippy", "--workspace", "--all-targets"]).args(strict))?;
-    let fuzz = ["clippy", "--all-targets", "--manifest-path", "fuzz/Cargo.toml"];
-    succeed(cargo::cargo().args(fuzz).args(strict))
+    let fuzz = ["clippy", "--all-targets", "--manifest-path", "fuzz/Cargo.toml", "--target-dir"];
+    succeed(cargo::cargo().args(fuzz).arg(host::cargo_target()).args(strict))
 }
 
 /// The same for Macs, in types and lints only.
@@ -163,19 +169,21 @@ fn on_this_host(wanted: &Wanted) -> Result<Tally> {
     let all: [&[&str]; 2] = [&["--workspace"], &["--manifest-path", "fuzz/Cargo.toml"]];
     for what in all {
         let mut cargo = cargo::cargo();
-        cargo.args(["test", "--no-fail-fast"]).args(what).arg("--").args(wanted.arguments());
+        // One folder for both, as most of what they are made of is the same.
+        cargo.args(["test", "--no-fail-fast", "--target-dir"]).arg(host::cargo_target()).args(what);
+        cargo.arg("--").args(wanted.arguments());
         if wanted.long {
             cargo.env("HYPERKIT_LONG", "1");
         }
         let tally = tally::count(&mut cargo)?;
-        total.merge(&tally);
+        total.merge(tally);
     }
     Ok(total)
 }
 
 fn fuzz_corpus(wanted: &Wanted) -> Result<Tally> {
     let failed = fuzz::run(if wanted.long { 600 } else { 5 }, &[])?;
-    Ok(Tally { passed: 0, failed })
+    Ok(Tally { failed, ..Tally::default() })
 }
 
 fn succeed(command: &mut Command) -> Result<Tally> {

@@ -3,12 +3,15 @@
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// How many tests passed and failed.
 #[derive(Default)]
 pub struct Tally {
     pub passed: usize,
     pub failed: usize,
+    /// How long each took, where that is known.
+    pub times: Vec<(String, Duration)>,
 }
 
 impl Tally {
@@ -16,7 +19,8 @@ impl Tally {
     pub fn of(output: &str, success: bool) -> Tally {
         let mut tally = Tally::default();
         for (passed, failed) in output.lines().filter_map(summary) {
-            tally.merge(&Tally { passed, failed });
+            tally.passed += passed;
+            tally.failed += failed;
         }
         // Something failed that no test speaks of: it did not build, or died.
         if !success && tally.failed == 0 {
@@ -25,9 +29,62 @@ impl Tally {
         tally
     }
 
-    pub fn merge(&mut self, other: &Tally) {
+    /// What is known is that something failed.
+    pub fn failure() -> Tally {
+        Tally { failed: 1, ..Tally::default() }
+    }
+
+    pub fn merge(&mut self, other: Tally) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.times.extend(other.times);
+    }
+
+    /// The tests that took longest, at most so many, a line for each.
+    pub fn slowest(&self, count: usize) -> String {
+        let mut times: Vec<_> = self.times.iter().collect();
+        times.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
+        let line =
+            |(name, time): &&(String, Duration)| format!("{:>7.1} s  {name}\n", time.as_secs_f64());
+        times.iter().take(count).map(line).collect()
+    }
+}
+
+/// Takes the time of tests that run one after the other, by what the program prints as each begins.
+#[derive(Default)]
+pub struct Clock {
+    begun: Vec<(String, Instant)>,
+    line: Vec<u8>,
+    /// Has the line been understood already?
+    known: bool,
+}
+
+impl Clock {
+    /// The program has printed this, just now.
+    pub fn hear(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if byte == b'\n' {
+                self.line.clear();
+                self.known = false;
+                continue;
+            }
+            self.line.push(byte);
+            if !self.known
+                && let Some(name) = self.line.strip_prefix(b"test ")
+                && let Some(name) = name.strip_suffix(b" ... ")
+            {
+                self.known = true;
+                self.begun.push((String::from_utf8_lossy(name).into_owned(), Instant::now()));
+            }
+        }
+    }
+
+    /// The last one has just ended.
+    pub fn times(self) -> Vec<(String, Duration)> {
+        let ends = self.begun.iter().skip(1).map(|(_, begin)| *begin).chain([Instant::now()]);
+        let ends: Vec<_> = ends.collect();
+        let timed = self.begun.into_iter().zip(ends);
+        timed.map(|((name, begin), end)| (name, end - begin)).collect()
     }
 }
 
@@ -59,7 +116,8 @@ fn summary(line: &str) -> Option<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Tally, summary};
+    use super::{Clock, Tally, summary};
+    use std::time::Duration;
 
     #[test]
     fn summaries_are_counted_and_other_lines_are_not() {
@@ -78,5 +136,19 @@ mod tests {
         let tally = Tally::of("test result: ok. 2 passed; 0 failed; 0 ignored\n", false);
         assert_eq!((tally.passed, tally.failed), (2, 1));
         assert_eq!(Tally::of("", false).failed, 1);
+    }
+
+    #[test]
+    fn a_test_lasts_until_the_next_one_begins() {
+        let mut clock = Clock::default();
+        clock.hear(b"\nrunning 2 tests\ntest one ... te");
+        std::thread::sleep(Duration::from_millis(20));
+        clock.hear(b"st two ... \nok\ntest tw");
+        clock.hear(b"o ... ok\n");
+        let tally = Tally { times: clock.times(), ..Tally::default() };
+        let names: Vec<_> = tally.times.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["one", "two"]);
+        assert!(tally.times[0].1 >= Duration::from_millis(20));
+        assert!(tally.slowest(1).ends_with(" s  one\n"), "{}", tally.slowest(1));
     }
 }

@@ -17,7 +17,6 @@ fn config() -> Config {
         cpus: 2,
         memory: layout::ram_regions(1 << 30),
         gic: Gic::V3,
-        psci: Conduit::Hvc,
         serial: [true; 4],
         virtio_mmio: (0..layout::VIRTIO_MAX as u64).map(device).collect(),
         cmdline: "console=ttyAMA0 root=/dev/vda".into(),
@@ -138,12 +137,10 @@ fn processors_have_their_affinities() {
 }
 
 #[test]
-fn psci_is_called_as_the_accelerator_wants() {
-    for (psci, method) in [(Conduit::Hvc, "hvc"), (Conduit::Smc, "smc")] {
-        let tree = Read::of(&Config { psci, ..config() });
-        assert_eq!(tree.text("/psci", "method"), method);
-        assert_eq!(tree.text("/psci", "compatible"), "arm,psci-1.0 arm,psci-0.2");
-    }
+fn psci_is_called_by_hvc() {
+    let tree = Read::of(&config());
+    assert_eq!(tree.text("/psci", "method"), "hvc");
+    assert_eq!(tree.text("/psci", "compatible"), "arm,psci-1.0 arm,psci-0.2");
 }
 
 #[test]
