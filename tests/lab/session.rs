@@ -13,6 +13,11 @@ use hyperkit::vm::{End, Error, Running, Vm, VmBuilder};
 /// Long enough for a guest to boot where every instruction is emulated twice.
 pub const PATIENCE: Duration = Duration::from_secs(600);
 
+/// How much is done by `cargo xtask test --long`, or else.
+pub fn long_or<T>(long: T, short: T) -> T {
+    if std::env::var_os("HYPERKIT_LONG").is_some() { long } else { short }
+}
+
 /// What a guest boots with: its console is the first serial port …
 pub const CONSOLE: &str = if ARM { "console=ttyAMA0" } else { "console=ttyS0" };
 
@@ -223,9 +228,7 @@ impl Session {
     /// Why the machine ended, with the screen in the message if it does not.
     #[track_caller]
     pub fn end(&self) -> Result<End, Error> {
-        // What is run with `cargo xtask test --long` has eight times as much to do, or more.
-        let long = std::env::var_os("HYPERKIT_LONG").is_some();
-        match self.vm.wait_timeout(if long { 12 * PATIENCE } else { PATIENCE }) {
+        match self.vm.wait_timeout(long_or(12, 1) * PATIENCE) {
             Some(end) => end,
             None => panic!("the machine still runs; its console:\n{}", self.screen.text()),
         }

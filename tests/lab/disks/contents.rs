@@ -24,7 +24,9 @@ fn fio_verifies_what_it_wrote_to_four_disks_at_once() {
     }
     let dir = scratch();
     let images = images(&dir, 48 << 20);
-    let script = r#"
+    let size = long_or(24, 4);
+    let script = format!(
+        r#"
         cat > /tmp/jobs <<END
 [global]
 direct=1
@@ -33,7 +35,7 @@ iodepth=16
 rw=randwrite
 bssplit=512/10:4k/40:16k/20:64k/20:256k/10
 bs_unaligned=0
-size=24M
+size={size}M
 verify=crc32c
 verify_fatal=1
 verify_backlog=64
@@ -46,8 +48,9 @@ END
         in-tools /dev/vda fio --eta=never --verify_only=1 --output=/tmp/verified /tmp/jobs || exit 1
         grep -c 'err= 0' /tmp/verified
         ! grep -v 'err= 0' /tmp/verified | grep 'err='
-    "#;
-    let text = run(script, images.iter().map(|(image, engine)| image.disk(*engine)));
+    "#
+    );
+    let text = run(&script, images.iter().map(|(image, engine)| image.disk(*engine)));
     assert!(text.contains("\n4\r\n") || text.contains("\n4\n"), "{text}");
     for (image, _) in &images {
         image.check();

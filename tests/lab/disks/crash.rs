@@ -88,7 +88,7 @@ fn verify(image: &Image, synced: u64) {
     }
 }
 
-/// Half of the fifty, so that two machines share them.
+/// Twenty-five of the fifty with `cargo xtask test --long`, so that two machines share them.
 fn crash(ring: Format, seed: u64) {
     if !in_lab() {
         return;
@@ -100,7 +100,7 @@ fn crash(ring: Format, seed: u64) {
         (Image::new(&dir, "threads", threads, RECORDS * RECORD as u64), "threads"),
     ];
     let mut random = seed;
-    for round in 0..25 {
+    for round in 0..long_or(25, 4) {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let after = 1 + (random >> 40) % 30;
         let pause = Duration::from_micros((random >> 20) % 60_000);

@@ -101,7 +101,7 @@ fn random_operations_do_what_they_do_on_another_file_system() {
         return;
     }
     let dir = scratch();
-    let steps = if std::env::var_os("HYPERKIT_LONG").is_some() { 100_000 } else { 400 };
+    let steps = long_or(100_000, 150);
     let script = format!(
         r#"
         cat > /tmp/fsx.pl <<'END'
@@ -155,7 +155,7 @@ fn a_tree_of_many_files_is_the_same_after_going_there_and_back() {
         return;
     }
     let dir = scratch();
-    let count = if std::env::var_os("HYPERKIT_LONG").is_some() { 20_000 } else { 60 };
+    let count = long_or(20_000, 40);
     let script = format!(
         r#"
         set -e

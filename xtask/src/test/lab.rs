@@ -1,7 +1,7 @@
 //! The labs' stages: the test programs named `lab…`, in as many machines as this host has processors.
 //!
 //! A machine of the lab has one processor, so two of them side by side take half the time. Each runs
-//! its share of the tests, one after the other.
+//! a share of the tests, one after the other, and the next machine another one.
 
 use super::tally::Clock;
 use super::{Tally, Wanted};
@@ -11,18 +11,26 @@ use crate::guest::Arch;
 use crate::lab::{Lab, Options};
 use crate::{cargo, cross, host, packages};
 use anyhow::{Context, Result, anyhow, ensure};
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// More machines than this would want more memory than many hosts have.
 const MACHINES: usize = 4;
 
+/// Fewer tests than this are not worth another machine.
+const SMALLEST_SHARE: usize = 3;
+
 /// What is tested once more where the interrupt controller is an older one.
 const WITH_GIC_V2: &[&str] =
     &["linux::cloud_kernel_2_cpus_large", "life::a_guest_reboots_in_place_every_way_it_knows"];
+
+/// What of the lab's tests depends on the accelerator. With `--long` all of them run over the stand-in too.
+const OVER_STANDIN: &[&str] = &["devices::", "life::", "linux::"];
 
 pub fn on_x86_64(wanted: &Wanted) -> Result<Tally> {
     for (tool, package) in super::JUDGES {
@@ -31,14 +39,14 @@ pub fn on_x86_64(wanted: &Wanted) -> Result<Tally> {
     let words = ["build", "--workspace", "--tests", "--examples"];
     let built = cargo::build(cargo::cargo().args(words))?;
     let labs: Vec<_> = built.into_iter().filter(|built| built.name.starts_with("lab")).collect();
-    run(Options { root: true, ..Options::default() }, &labs, &[], wanted)
+    run(Options { root: true, ..Options::default() }, &labs, &|_, _| true, wanted)
 }
 
 pub fn on_arm64(wanted: &Wanted) -> Result<Tally> {
     let built = for_arm64(Accelerator::Kvm, &["hyperkit"], &["lab"])?;
-    let mut tally = run(arm64(), &built, &[], wanted)?;
+    let mut tally = run(arm64(), &built, &|_, _| true, wanted)?;
     let older = Options { gic_v2: true, ..arm64() };
-    tally.merge(run(older, &built, WITH_GIC_V2, wanted)?);
+    tally.merge(run(older, &built, &|_, test| WITH_GIC_V2.contains(&test), wanted)?);
     Ok(tally)
 }
 
@@ -47,7 +55,11 @@ pub fn on_arm64(wanted: &Wanted) -> Result<Tally> {
 pub fn on_standin(wanted: &Wanted) -> Result<Tally> {
     let packages = ["hyperkit", "hvf_standin"];
     let tests = ["contract", "hvf", "lab"];
-    run(arm64(), &for_arm64(Accelerator::StandIn, &packages, &tests)?, &[], wanted)
+    let built = for_arm64(Accelerator::StandIn, &packages, &tests)?;
+    let only = |program: &str, test: &str| {
+        program != "lab" || wanted.long || OVER_STANDIN.iter().any(|part| test.starts_with(part))
+    };
+    run(arm64(), &built, &only, wanted)
 }
 
 fn arm64() -> Options {
@@ -67,8 +79,13 @@ fn for_arm64(
     cross::build(&mut cargo)
 }
 
-/// Runs the tests that were asked for, of those named `only` if that says any.
-fn run(options: Options, built: &[Executable], only: &[&str], wanted: &Wanted) -> Result<Tally> {
+/// Runs the tests that were asked for, of those that `only` says yes to, given a program and a test.
+fn run(
+    options: Options,
+    built: &[Executable],
+    only: &dyn Fn(&str, &str) -> bool,
+    wanted: &Wanted,
+) -> Result<Tally> {
     let arch = options.arch;
     let programs: Vec<_> = built.iter().filter(|built| built.kind == "test").collect();
     ensure!(!programs.is_empty(), "there are no tests/lab*");
@@ -80,18 +97,15 @@ fn run(options: Options, built: &[Executable], only: &[&str], wanted: &Wanted) -
     let mut total = Tally::default();
     for program in programs {
         let mut tests = list(arch, &lab, &program.path, wanted)?;
-        tests.retain(|test| only.is_empty() || only.iter().any(|name| test == name));
+        tests.retain(|test| only(&program.name, test));
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let machines = processors.min(MACHINES).min(tests.len());
         println!("     Running {} ({} tests in {machines} machines)", program.name, tests.len());
-        let shares = (0..machines).map(|index| share(&tests, index, machines));
-        let shares: Vec<_> = shares.collect();
+        let queue = Mutex::new(VecDeque::from(tests));
         let tallies = std::thread::scope(|scope| {
-            let shares = shares.iter();
-            let runs =
-                shares.map(|names| scope.spawn(|| run_share(&lab, &program.path, names, wanted)));
-            let runs: Vec<_> = runs.collect();
-            let done = runs.into_iter().map(|run| run.join());
+            let work = || run_all(&lab, &program.path, &queue, machines, wanted);
+            let workers: Vec<_> = (0..machines).map(|_| scope.spawn(work)).collect();
+            let done = workers.into_iter().map(|worker| worker.join());
             done.map(|done| done.unwrap_or_else(|_| Err(anyhow!("a thread panicked"))))
                 .collect::<Vec<_>>()
         });
@@ -106,7 +120,7 @@ fn run(options: Options, built: &[Executable], only: &[&str], wanted: &Wanted) -
 }
 
 /// The names of the tests that were asked for.
-fn list(arch: Arch, lab: &Lab, program: &Path, wanted: &Wanted) -> Result<Vec<OsString>> {
+fn list(arch: Arch, lab: &Lab, program: &Path, wanted: &Wanted) -> Result<Vec<String>> {
     let words = [vec!["--list".into()], wanted.arguments()].concat();
     let text = match arch {
         // That needs no KVM.
@@ -127,16 +141,35 @@ fn list(arch: Arch, lab: &Lab, program: &Path, wanted: &Wanted) -> Result<Vec<Os
     Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(Into::into).collect())
 }
 
-/// Every so many-th test. Neighbours are alike, so each machine gets some of each sort.
-fn share(tests: &[OsString], index: usize, of: usize) -> Vec<OsString> {
-    tests.iter().skip(index).step_by(of).cloned().collect()
+/// Takes share after share from the queue, each for a machine of its own, until it is empty.
+fn run_all(
+    lab: &Lab,
+    program: &Path,
+    queue: &Mutex<VecDeque<String>>,
+    machines: usize,
+    wanted: &Wanted,
+) -> Result<Tally> {
+    let mut total = Tally::default();
+    loop {
+        let share = next_share(&mut queue.lock().expect("no holder panics"), machines);
+        if share.is_empty() {
+            return Ok(total);
+        }
+        total.merge(run_share(lab, program, &share, wanted)?);
+    }
 }
 
-fn run_share(lab: &Lab, program: &Path, names: &[OsString], wanted: &Wanted) -> Result<Tally> {
+/// Large ones first, as a machine takes a while to start; small ones last, so that all machines end together.
+fn next_share(queue: &mut VecDeque<String>, machines: usize) -> Vec<String> {
+    let count = queue.len().div_ceil(2 * machines).max(SMALLEST_SHARE).min(queue.len());
+    queue.drain(..count).collect()
+}
+
+fn run_share(lab: &Lab, program: &Path, names: &[String], wanted: &Wanted) -> Result<Tally> {
     let mut command = vec![program.as_os_str().to_owned()];
     command.extend(["--test-threads=1".into(), "--exact".into()]);
     command.extend(wanted.long.then(|| "--include-ignored".into()));
-    command.extend(names.iter().cloned());
+    command.extend(names.iter().map(OsString::from));
     let mut output = Vec::new();
     let mut clock = Clock::default();
     // Whole lines only, as several machines speak at once.
@@ -161,14 +194,20 @@ fn run_share(lab: &Lab, program: &Path, names: &[OsString], wanted: &Wanted) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::share;
-    use std::ffi::OsString;
+    use super::{SMALLEST_SHARE, next_share};
+    use std::collections::VecDeque;
 
     #[test]
-    fn every_test_is_in_exactly_one_share() {
-        let tests: Vec<OsString> = (0..7).map(|n| n.to_string().into()).collect();
-        let mut all: Vec<_> = (0..3).flat_map(|index| share(&tests, index, 3)).collect();
-        all.sort();
-        assert_eq!(all, tests);
+    fn every_test_is_in_exactly_one_share_and_shares_get_smaller() {
+        let tests: Vec<String> = (0..70).map(|n| n.to_string()).collect();
+        let mut queue = VecDeque::from(tests.clone());
+        let shares: Vec<_> = std::iter::from_fn(|| {
+            Some(next_share(&mut queue, 2)).filter(|share| !share.is_empty())
+        })
+        .collect();
+        assert_eq!(shares.concat(), tests);
+        assert!(shares.windows(2).all(|pair| pair[0].len() >= pair[1].len()), "{shares:?}");
+        assert!(shares.last().is_some_and(|last| last.len() <= SMALLEST_SHARE));
+        assert!(next_share(&mut VecDeque::new(), 2).is_empty());
     }
 }
