@@ -46,7 +46,7 @@ fn what_the_guest_does_is_done_on_the_host_and_the_other_way_round() {
         exec 3>&-
         # Names come and go while they are listed.
         mkdir many; tool perl -e '
-            for my $n (1 .. 300) { open(my $f, ">", "/mnt/work/many/$n") or die }
+            for my $n (1 .. 100) { open(my $f, ">", "/mnt/work/many/$n") or die }
             opendir(my $d, "/mnt/work/many") or die; my %seen;
             while (defined(my $name = readdir $d)) {
                 next if $name =~ /^\./; $seen{$name}++ and die "twice $name";
@@ -72,7 +72,7 @@ fn what_the_guest_does_is_done_on_the_host_and_the_other_way_round() {
         "still ghost",
         "links 0",
         "size 2",
-        "300 names\n150\n",
+        "100 names\n50\n",
         "fifo",
         "file system v9fs",
     ] {
