@@ -45,6 +45,7 @@ fn commands_piped_in_are_run_by_the_guest() {
 }
 
 #[test]
+#[ignore = "takes long"]
 fn the_exit_status_tells_how_the_guest_ended() {
     if !in_lab() {
         return;

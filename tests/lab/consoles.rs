@@ -35,7 +35,10 @@ fn a_serial_port_loses_nothing() {
     }
     let mut session = Session::start(|builder| builder.kernel(Flavour::Cloud.kernel(QUIET)));
     // Over the stand-in for Hypervisor.framework an exit takes many times as long.
-    there_and_back(&mut session, if cfg!(hyperkit_hvf_standin) { 1_000 } else { 20_000 });
+    there_and_back(
+        &mut session,
+        if cfg!(hyperkit_hvf_standin) { 1_000 } else { long_or(20_000, 4_000) },
+    );
     session.type_in("poweroff -f\n");
     assert_eq!(session.end().unwrap(), End::PowerOff);
 }
@@ -54,7 +57,7 @@ fn a_virtio_console_is_a_shell_and_loses_nothing() {
         .start()
         .unwrap();
     let mut session = Session::on(vm, screen, keyboard);
-    there_and_back(&mut session, 200_000);
+    there_and_back(&mut session, long_or(200_000, 60_000));
     session.type_in("poweroff -f\n");
     assert_eq!(session.end().unwrap(), End::PowerOff);
 }

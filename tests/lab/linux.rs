@@ -89,15 +89,14 @@ boots! {
 
 #[cfg(target_arch = "x86_64")]
 boots! {
-    cloud_kernel_elf_1_cpu_large: CloudElf, 1, LARGE;
     cloud_kernel_elf_2_cpus_small: CloudElf, 2, SMALL;
     generic_kernel_1_cpu_small: Generic, 1, SMALL;
-    #[ignore = "nothing in it that no other has"] cloud_kernel_1_cpu_large: Cloud, 1, LARGE;
-    #[ignore = "nothing in it that no other has"] cloud_kernel_2_cpus_small: Cloud, 2, SMALL;
-    #[ignore = "nothing in it that no other has"] cloud_kernel_elf_1_cpu_small: CloudElf, 1, SMALL;
-    #[ignore = "nothing in it that no other has"] cloud_kernel_elf_2_cpus_large: CloudElf, 2, LARGE;
-    #[ignore = "nothing in it that no other has"] generic_kernel_1_cpu_large: Generic, 1, LARGE;
-    #[ignore = "nothing in it that no other has"] generic_kernel_2_cpus_small: Generic, 2, SMALL;
+    #[ignore = "takes long"] cloud_kernel_1_cpu_large: Cloud, 1, LARGE;
+    #[ignore = "takes long"] cloud_kernel_2_cpus_small: Cloud, 2, SMALL;
+    #[ignore = "takes long"] cloud_kernel_elf_1_cpu_small: CloudElf, 1, SMALL;
+    #[ignore = "takes long"] cloud_kernel_elf_2_cpus_large: CloudElf, 2, LARGE;
+    #[ignore = "takes long"] generic_kernel_1_cpu_large: Generic, 1, LARGE;
+    #[ignore = "takes long"] generic_kernel_2_cpus_small: Generic, 2, SMALL;
 }
 
 #[test]

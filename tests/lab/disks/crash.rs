@@ -142,6 +142,7 @@ fn sound(image: &Image, round: u32) {
 }
 
 #[test]
+#[ignore = "takes long"]
 fn what_was_synced_survives_a_kill_raw_through_io_uring_and_qcow2_through_threads() {
     crash(Format::Raw, 1);
 }

@@ -66,6 +66,7 @@ fn a_tap_carries_pings_and_bytes_each_way_and_does_so_again_after_the_guest_has_
 }
 
 #[test]
+#[ignore = "takes long"]
 fn what_is_carried_survives_that_the_host_takes_the_interface_down_and_its_end_ends_the_link() {
     if !in_lab() {
         return;

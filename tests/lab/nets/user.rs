@@ -257,6 +257,7 @@ in-tools /dev/vda perl -MErrno /tmp/refused.pl
 }
 
 #[test]
+#[ignore = "takes long"]
 fn systemd_networkd_brings_the_card_up() {
     if !in_lab() {
         return;

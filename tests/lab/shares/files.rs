@@ -101,7 +101,7 @@ fn random_operations_do_what_they_do_on_another_file_system() {
         return;
     }
     let dir = scratch();
-    let steps = long_or(100_000, 150);
+    let steps = long_or(100_000, 80);
     let script = format!(
         r#"
         cat > /tmp/fsx.pl <<'END'

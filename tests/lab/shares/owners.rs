@@ -21,6 +21,7 @@ const LOOK: &str = r#"
 "#;
 
 #[test]
+#[ignore = "takes long"]
 fn passthrough_is_as_on_the_host() {
     if !in_lab() {
         return;
