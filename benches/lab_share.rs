@@ -36,19 +36,19 @@ const SCRIPT: &str = r#"
 in-tools /dev/vda true
 cat > /tmp/p <<'END'
 use strict; use Time::HiRes 'time'; use Fcntl;
-my ($dir, $t, $n) = ("/mnt/work/many", 0, 1000);
+my ($dir, $t, $n) = ("/mnt/work/many", 0, 300);
 sub rate { printf "rate %d %f\n", $_[0], $_[1] / (time - $t) }
 mkdir $dir or die;
 $t = time; for (1 .. $n) { open(my $f, '>', "$dir/$_") or die } rate(0, $n);
 $t = time; for (1 .. $n) { stat("$dir/$_") or die } rate(1, $n);
 $t = time; for (1 .. 5) { opendir(my $d, $dir) or die; my @all = readdir $d } rate(2, 5 * $n);
 $t = time; for (1 .. $n) { unlink("$dir/$_") or die } rate(3, $n);
-my $size = 64 << 20; my $data = 'x' x 131072; my $got;
+my $size = 32 << 20; my $data = 'x' x 131072; my $got;
 sysopen(my $f, "/mnt/work/file", O_RDWR | O_CREAT) or die;
 $t = time; for (1 .. $size / 131072) { syswrite($f, $data) == 131072 or die } rate(4, $size / 1048576);
 sysseek($f, 0, 0);
 $t = time; for (1 .. $size / 131072) { sysread($f, $got, 131072) == 131072 or die } rate(5, $size / 1048576);
-srand 7; $n = 3000; $data = 'y' x 4096;
+srand 7; $n = 1000; $data = 'y' x 4096;
 $t = time; for (1 .. $n) { sysseek($f, 4096 * int rand($size / 4096), 0); syswrite($f, $data) == 4096 or die } rate(6, $n);
 $t = time; for (1 .. $n) { sysseek($f, 4096 * int rand($size / 4096), 0); sysread($f, $got, 4096) == 4096 or die } rate(7, $n);
 $ENV{HOME} = '/tmp'; chdir '/mnt/work/tree';

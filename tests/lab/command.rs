@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use hyperkit::arch::SERIAL_CONSOLE;
@@ -21,6 +22,21 @@ pub fn boot(flavour: Flavour, cmdline: &str) -> Command {
     command
 }
 
+/// What it printed and how it ended. One that does not end is killed, so that what it printed can be seen.
+fn output(child: Child) -> Output {
+    let id = rustix::process::Pid::from_child(&child);
+    let (ended, wait) = channel::<()>();
+    let guard = std::thread::spawn(move || {
+        if wait.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(ended);
+    guard.join().unwrap();
+    output
+}
+
 #[test]
 fn commands_piped_in_are_run_by_the_guest() {
     if !in_lab() {
@@ -36,7 +52,7 @@ fn commands_piped_in_are_run_by_the_guest() {
         // All at once, long before there is a shell. The end of the input is not the end of the guest's.
         let input = b"uname -r; nproc; echo en\"\"d; poweroff -f\n";
         child.stdin.take().unwrap().write_all(input).unwrap();
-        let output = child.wait_with_output().unwrap();
+        let output = output(child);
         let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
         assert!(output.status.success(), "{text}");
         let release = if ARM { "-cloud-arm64" } else { "-cloud-amd64" };
@@ -55,11 +71,9 @@ fn the_exit_status_tells_how_the_guest_ended() {
     // A processor resets itself by a triple fault only on x86.
     for (more, script, expected) in ways.into_iter().take(if ARM { 2 } else { 3 }) {
         let cmdline = scripted(&format!("{QUIET} {more}"), script);
-        let output = boot(Flavour::Cloud, &cmdline)
-            .arg("--no-reboot")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let mut command = boot(Flavour::Cloud, &cmdline);
+        command.arg("--no-reboot").stdin(Stdio::null()).stdout(Stdio::piped());
+        let output = output(command.spawn().unwrap());
         let text = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(expected), "{script}: {text}");
     }

@@ -26,10 +26,10 @@ const QUEUES: [u16; 2] = [64, 64];
 /// Bytes copied at a time.
 const STEP: usize = 4096;
 
-/// A driver that has written nothing for so long has started.
-const SETTLED: Duration = Duration::from_millis(100);
+/// A driver that has written nothing for so long has started, on a slow machine too.
+const SETTLED: Duration = Duration::from_millis(500);
 /// A driver that was made ready so long ago has started in any case.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A console device.
 pub struct Console {
