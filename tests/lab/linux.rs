@@ -23,6 +23,7 @@ echo rng=$(cat /sys/class/misc/hw_random/rng_current)
 echo random=$(dd if=/dev/hwrng bs=16 count=4 iflag=fullblock 2>/dev/null | wc -c)
 echo clocksource=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
 echo threads=$(cat /sys/devices/system/cpu/cpu0/topology/thread_siblings_list)
+echo gic=$(tr '\0' ' ' < /proc/device-tree/interrupt-controller@8000000/compatible)
 echo said on hvc0 > /dev/hvc0
 "#;
 
@@ -59,6 +60,10 @@ fn boot(flavour: Flavour, cpus: u32, memory: u64, change: impl FnOnce(VmBuilder)
     assert_eq!(number("random"), 64.0);
     assert_eq!(seen["clocksource"], if ARM { "arch_sys_counter" } else { "kvm-clock" });
     assert_eq!(seen["threads"], "0");
+    if ARM {
+        let older = std::env::var_os("HK_GIC_V2").is_some();
+        assert_eq!(seen["gic"], if older { "arm,cortex-a15-gic" } else { "arm,gic-v3" });
+    }
     assert!(hvc0_screen.text().contains("said on hvc0"), "{:?}", hvc0_screen.text());
     assert!(text.contains("hk-test: exit 0"), "{text}");
     let complaints = dmesg::complaints(&text);

@@ -56,7 +56,7 @@ HK_SCRATCH an ext4 file system of 8 GiB on a disk. There is no network but lo.
 
 Environment: HYPERKIT_LAB=1, TMPDIR, HK_SCRATCH; HK_KERNEL, HK_VMLINUX, HK_INITRD, HK_KERNEL_GENERIC,
 HK_VMLINUX_GENERIC and HK_INITRD_GENERIC, the files that `cargo xtask guest` (--arm64) provides; HK_ROOT,
-if `cargo xtask guest --root` has provided that.
+if `cargo xtask guest --root` has provided that; HK_GIC_V2=1 with --gic-v2.
 
 Exit status: the command's; 128 and the signal's number if one ended it; 124 after the time limit;
 125 if the lab itself failed, with the tail of the kernel's log on standard error.

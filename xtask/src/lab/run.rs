@@ -136,7 +136,8 @@ impl Lab {
         let files = files.map(|(name, path)| (format!("HK_{name}").into(), path.into()));
         let fixed = [("HYPERKIT_LAB", "1"), ("TMPDIR", "/run/tmp"), ("HK_SCRATCH", "/run/scratch")];
         let fixed = fixed.map(|(k, v)| (k.into(), v.into()));
-        let more = files.chain(fixed).chain(self.options.environment.iter().cloned());
+        let older = self.options.gic_v2.then(|| ("HK_GIC_V2".into(), "1".into()));
+        let more = files.chain(fixed).chain(older).chain(self.options.environment.iter().cloned());
         for (name, value) in more {
             environment.retain(|(other, _)| *other != name);
             environment.push((name, value));
