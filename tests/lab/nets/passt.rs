@@ -11,7 +11,7 @@ use super::host::{Interface, Passt, ip};
 use super::*;
 
 const UPLINK: &str = "hkt1";
-const LEN: u64 = 8 << 20;
+const LEN: u64 = 1 << 20;
 /// How much is fetched after the change.
 const AGAIN: u64 = 1 << 20;
 
