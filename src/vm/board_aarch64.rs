@@ -123,7 +123,6 @@ impl Board {
             initrd,
             rng_seed: rng_seed.to_vec(),
             kaslr_seed: u64::from_le_bytes(*kaslr_seed),
-            ..Default::default()
         }
     }
 }
