@@ -20,10 +20,8 @@ use crate::sys::Notifier;
 
 #[cfg(any(all(target_os = "macos", target_arch = "aarch64"), hyperkit_hvf_standin))]
 pub mod hvf;
-#[cfg(all(
-    test,
-    not(any(all(target_os = "macos", target_arch = "aarch64"), hyperkit_hvf_standin))
-))]
+// By itself, as it is tested on any host.
+#[cfg(any(test, all(target_os = "macos", target_arch = "aarch64"), hyperkit_hvf_standin))]
 #[path = "hvf/error.rs"]
 mod hvf_error;
 #[cfg(target_os = "linux")]

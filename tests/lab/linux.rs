@@ -23,7 +23,7 @@ echo rng=$(cat /sys/class/misc/hw_random/rng_current)
 echo random=$(dd if=/dev/hwrng bs=16 count=4 iflag=fullblock 2>/dev/null | wc -c)
 echo clocksource=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
 echo threads=$(cat /sys/devices/system/cpu/cpu0/topology/thread_siblings_list)
-echo gic=$(tr '\0' ' ' < /proc/device-tree/interrupt-controller@8000000/compatible)
+[ -d /proc/device-tree ] && echo gic=$(tr '\0' ' ' < /proc/device-tree/interrupt-controller@8000000/compatible)
 echo said on hvc0 > /dev/hvc0
 "#;
 

@@ -6,12 +6,14 @@ use serde_json::Value;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// cargo in the checkout, without the variables that tell a program what package it is of.
+/// cargo in the checkout, without the variables that tell a program what package it is of. Whichever workspace it
+/// builds, it does so in one folder, as most of what they are made of is the same.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os().filter(|(name, _)| lab::is_of_xtask(name)) {
         cargo.env_remove(name);
     }
+    cargo.env("CARGO_TARGET_DIR", host::cargo_target());
     cargo.current_dir(host::root()).stdin(Stdio::null());
     cargo
 }

@@ -10,7 +10,6 @@
 //!
 //! The same code runs on arm64 Linux in tests, with `--cfg hyperkit_hvf_standin`: see `tests/hvf_standin`.
 
-mod error;
 mod registers;
 mod seat;
 mod sys;

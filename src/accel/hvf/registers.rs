@@ -2,9 +2,9 @@
 
 use std::marker::PhantomData;
 
-use super::error::{check, hv_return_t};
 use super::sys::*;
 use crate::accel::Error;
+use crate::accel::hvf_error::{check, hv_return_t};
 use crate::arch::CpuState;
 use crate::arch::aarch64::sysreg::{GIC_INTERFACE, SysReg};
 

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::error::check;
 use super::sys::{hv_vcpu_t, hv_vcpus_exit};
 use crate::accel::Kicker;
+use crate::accel::hvf_error::check;
 
 /// A vCPU's place in the machine, whether it is there yet or not.
 ///

@@ -10,7 +10,7 @@
 
 use std::ffi::c_void;
 
-use super::error::hv_return_t;
+use crate::accel::hvf_error::hv_return_t;
 
 /// A vCPU, good on the thread that made it and in `hv_vcpus_exit`.
 pub type hv_vcpu_t = u64;

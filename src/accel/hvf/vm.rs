@@ -3,10 +3,10 @@
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::error::{check, check_create, hv_return_t};
 use super::seat::Seat;
 use super::sys::*;
 use super::vcpu::HvfVcpu;
+use crate::accel::hvf_error::{check, check_create, hv_return_t};
 use crate::accel::{
     AccelVm, Controller, Doorbells, Error, Interrupts, IrqLine, VcpuBinder, VmSpec,
 };
@@ -182,20 +182,6 @@ impl Shared {
         self.psci.get().ok_or_else(|| Error::Unsupported(why.into()))
     }
 
-    /// Maps every region of `ram`. Clearing it later leaves the pages where they are.
-    fn map(&self, ram: &GuestRam) -> Result<(), Error> {
-        for (ipa, host, len) in ram.regions() {
-            let on = || format!(" for {len} bytes at {ipa:#x}");
-            let bytes = usize::try_from(len)
-                .map_err(|_| Error::Unsupported("the host cannot address that much".into()))?;
-            let flags = HV_MEMORY_READ | HV_MEMORY_WRITE | HV_MEMORY_EXEC;
-            // SAFETY: the region is mapped as long as `ram` or a copy lives, and `self` keeps a copy for as long as
-            // the machine. What the guest writes there is only accessed volatilely.
-            check(unsafe { hv_vm_map(host.cast(), ipa, bytes, flags) }, "hv_vm_map", on)?;
-        }
-        Ok(())
-    }
-
     /// Raises or lowers a line. For one that the guest has made an edge, raising is all there is.
     fn set_line(&self, intid: u32, level: bool) {
         // SAFETY: the machine and its interrupt controller live as long as `self`; any thread may call.
@@ -209,8 +195,17 @@ impl Shared {
 impl AccelVm for HvfVm {
     type Vcpu = HvfVcpu;
 
+    /// Clearing memory later leaves the pages where they are, so once is enough.
     fn map(&self, ram: &GuestRam) -> Result<(), Error> {
-        self.0.map(ram)?;
+        for (ipa, host, len) in ram.regions() {
+            let on = || format!(" for {len} bytes at {ipa:#x}");
+            let bytes = usize::try_from(len)
+                .map_err(|_| Error::Unsupported("the host cannot address that much".into()))?;
+            let flags = HV_MEMORY_READ | HV_MEMORY_WRITE | HV_MEMORY_EXEC;
+            // SAFETY: the region is mapped as long as `ram` or a copy lives, and the machine keeps a copy as long as it
+            // lives. What the guest writes there is only accessed volatilely.
+            check(unsafe { hv_vm_map(host.cast(), ipa, bytes, flags) }, "hv_vm_map", on)?;
+        }
         *self.0.ram.lock().unwrap_or_else(PoisonError::into_inner) = Some(ram.clone());
         let regions: Vec<_> = ram.regions().map(|(start, _, len)| (start, len)).collect();
         self.0.psci.get_or_init(|| Psci::new(self.0.seats.len() as u32, &regions));

@@ -100,14 +100,8 @@ impl Vm {
         if memory.iter().any(|&(start, size)| start < end && ipa < start + size) {
             return Err(HV_ERROR);
         }
-        self.set_slot(memory.len(), ipa, len, host)?;
-        memory.push((ipa, len));
-        Ok(())
-    }
-
-    fn set_slot(&self, slot: usize, ipa: u64, len: u64, host: u64) -> Result {
         let region = kvm_userspace_memory_region {
-            slot: slot as u32,
+            slot: memory.len() as u32,
             flags: 0,
             guest_phys_addr: ipa,
             memory_size: len,
@@ -115,7 +109,9 @@ impl Vm {
         };
         // SAFETY: whoever calls hv_vm_map promises that the memory is there for as long as the mapping.
         unsafe { self.fd.set_user_memory_region(region) }
-            .map_err(refused("KVM_SET_USER_MEMORY_REGION"))
+            .map_err(refused("KVM_SET_USER_MEMORY_REGION"))?;
+        memory.push((ipa, len));
+        Ok(())
     }
 }
 

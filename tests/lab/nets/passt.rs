@@ -11,36 +11,29 @@ use super::host::{Interface, Passt, ip};
 use super::*;
 
 const UPLINK: &str = "hkt1";
-const LEN: u64 = 1 << 20;
 /// How much is fetched after the change.
 const AGAIN: u64 = 1 << 20;
 
 /// Takes whatever comes, and counts it.
 fn sink() -> (u16, Arc<AtomicU64>) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
     let count = Arc::new(AtomicU64::new(0));
     let counted = count.clone();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let counted = counted.clone();
-            std::thread::spawn(move || {
-                let mut bytes = vec![0; 64 << 10];
-                while let Ok(got @ 1..) = stream.read(&mut bytes) {
-                    counted.fetch_add(got as u64, Ordering::Relaxed);
-                }
-            });
+    let port = often(move |mut stream| {
+        let mut bytes = vec![0; 64 << 10];
+        while let Ok(got @ 1..) = stream.read(&mut bytes) {
+            counted.fetch_add(got as u64, Ordering::Relaxed);
         }
     });
     (port, count)
 }
 
 /// Handles connections, whether they last to the end or not.
-fn often(handle: fn(TcpStream)) -> u16 {
+fn often(handle: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
+            let handle = handle.clone();
             std::thread::spawn(move || handle(stream));
         }
     });
@@ -58,9 +51,10 @@ fn passt_gives_an_address_carries_bytes_each_way_and_may_be_killed_and_replaced_
     ip("route add default via 10.9.8.1 dev hkt1");
     let passt = Passt::start(&path, UPLINK);
 
-    let (down, server) = serve(1, |stream| answer_http(stream, LEN));
+    let len = long_or(8 << 20, 1 << 20);
+    let (down, server) = serve(1, move |stream| answer_http(stream, len));
     let more = often(|stream| answer_http(stream, AGAIN));
-    let up = often(|stream| take(stream, LEN, || ()));
+    let up = often(move |stream| take(stream, len, || ()));
     let (load, loaded) = sink();
     let script = format!(
         r#"
@@ -95,7 +89,7 @@ fn passt_gives_an_address_carries_bytes_each_way_and_may_be_killed_and_replaced_
     let _passt = Passt::start(&path, UPLINK);
     let text = finish(&session);
     assert!(text.contains("lease 10.9.8.2 24 10.9.8.1"), "{text}");
-    assert!(text.contains(&md5(LEN)), "{text}");
+    assert!(text.contains(&md5(len)), "{text}");
     assert!(text.contains(&md5(AGAIN)), "{text}");
     server.join().unwrap();
 }

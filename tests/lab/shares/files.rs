@@ -21,6 +21,7 @@ fn what_the_guest_does_is_done_on_the_host_and_the_other_way_round() {
         .unwrap();
     let long = "n".repeat(255);
     std::fs::write(path(&long), "long\n").unwrap();
+    let many = long_or(300, 100);
     let script = r#"
         set -e
         share work
@@ -46,7 +47,7 @@ fn what_the_guest_does_is_done_on_the_host_and_the_other_way_round() {
         exec 3>&-
         # Names come and go while they are listed.
         mkdir many; tool perl -e '
-            for my $n (1 .. 100) { open(my $f, ">", "/mnt/work/many/$n") or die }
+            for my $n (1 .. MANY) { open(my $f, ">", "/mnt/work/many/$n") or die }
             opendir(my $d, "/mnt/work/many") or die; my %seen;
             while (defined(my $name = readdir $d)) {
                 next if $name =~ /^\./; $seen{$name}++ and die "twice $name";
@@ -62,7 +63,7 @@ fn what_the_guest_does_is_done_on_the_host_and_the_other_way_round() {
         sync
         umount /mnt/work 2>/dev/null || { cd /; umount /mnt/work; }
     "#;
-    let text = run(script, [share(&dir)]);
+    let text = run(&script.replace("MANY", &many.to_string()), [share(&dir)]);
     for line in [
         "hello guest\nmodified 1500000000.123456789",
         "deep\nx/c/file",
@@ -72,7 +73,7 @@ fn what_the_guest_does_is_done_on_the_host_and_the_other_way_round() {
         "still ghost",
         "links 0",
         "size 2",
-        "100 names\n50\n",
+        &*format!("{many} names\n{}\n", many / 2),
         "fifo",
         "file system v9fs",
     ] {

@@ -77,22 +77,26 @@ fn a_database_and_shared_mappings_keep_what_they_are_given() {
         return;
     }
     let dir = scratch();
-    let script = r#"
+    let (each, mebibytes) = long_or((8, 2), (3, 1));
+    let script = format!(
+        r#"
         set -e
         share work cache=mmap
         tool sqlite3 /mnt/work/db 'pragma journal_mode=delete; create table t(a integer primary key, b);'
         for n in 1 2 3; do
-            (for m in $(seq 3); do tool sqlite3 -cmd '.timeout 60000' /mnt/work/db "insert into t(b) values('$n $m')"; done) &
+            (for m in $(seq {each}); do tool sqlite3 -cmd '.timeout 60000' /mnt/work/db "insert into t(b) values('$n $m')"; done) &
         done
         wait
         tool sqlite3 /mnt/work/db 'select count(*), count(distinct b) from t; pragma integrity_check;'
-        tool fio --name=m --filename=/mnt/work/mapped --ioengine=mmap --rw=randwrite --bs=4k --size=1M \
-            --verify=crc32c --verify_fatal=1 --output=/tmp/fio || { cat /tmp/fio; exit 1; }
+        tool fio --name=m --filename=/mnt/work/mapped --ioengine=mmap --rw=randwrite --bs=4k --size={mebibytes}M \
+            --verify=crc32c --verify_fatal=1 --output=/tmp/fio || {{ cat /tmp/fio; exit 1; }}
         grep -o 'err= 0' /tmp/fio
         umount /mnt/work
-    "#;
-    let text = run(script, [share(&dir)]);
-    assert!(text.contains("9|9\nok\n") && text.contains("err= 0"), "{text}");
+    "#
+    );
+    let text = run(&script, [share(&dir)]);
+    let all = 3 * each;
+    assert!(text.contains(&format!("{all}|{all}\nok\n")) && text.contains("err= 0"), "{text}");
 }
 
 #[test]
@@ -102,22 +106,18 @@ fn file_stressors_find_nothing_wrong() {
         return;
     }
     let dir = scratch();
-    let stressors = "dir dirdeep dentry filename fstat link symlink rename utime chmod fallocate seek hdd readahead";
-    let ops = 200;
-    let script = format!(
-        r#"
+    let script = r#"
         share work
         mkdir /mnt/work/s
-        for stressor in {stressors}; do
-            tool stress-ng --temp-path /mnt/work/s --$stressor 1 --$stressor-ops {ops} --timeout 60 --verify \
-                --dentries 50 --hdd-bytes 2m --readahead-bytes 2m --seek-size 2m --fallocate-bytes 2m -q || {{ echo "FAILED $stressor"; exit 1; }}
+        for stressor in dir dirdeep dentry filename fstat link symlink rename utime chmod fallocate seek hdd readahead; do
+            tool stress-ng --temp-path /mnt/work/s --$stressor 1 --$stressor-ops 200 --timeout 60 --verify \
+                --dentries 50 --hdd-bytes 2m --readahead-bytes 2m --seek-size 2m --fallocate-bytes 2m -q || { echo "FAILED $stressor"; exit 1; }
             echo "done $stressor"
         done
         ls -A /mnt/work/s | wc -l
-        tool dbench -D /mnt/work/s -t 3 -c /usr/share/dbench/client.txt 2 > /tmp/dbench 2>&1 || {{ tail -5 /tmp/dbench; exit 1; }}
+        tool dbench -D /mnt/work/s -t 3 -c /usr/share/dbench/client.txt 2 > /tmp/dbench 2>&1 || { tail -5 /tmp/dbench; exit 1; }
         grep Throughput /tmp/dbench
-    "#
-    );
-    let text = run(&script, [share(&dir)]);
+    "#;
+    let text = run(script, [share(&dir)]);
     assert!(text.contains("\n0\nThroughput") && !text.contains("FAILED"), "{text}");
 }

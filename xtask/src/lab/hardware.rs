@@ -6,8 +6,10 @@ use crate::guest::Arch;
 pub struct Hardware {
     /// The emulator, and Debian's package of it.
     pub qemu: (&'static str, &'static str),
-    /// Its arguments: the board, and a processor that can virtualise.
-    pub board: &'static [&'static str],
+    /// Its board …
+    pub board: &'static str,
+    /// … and a processor that can virtualise.
+    pub processor: &'static str,
     /// How many processors there are unless the caller says otherwise.
     pub smp: u32,
     /// The kernel's command line, beyond [`CMDLINE`].
@@ -32,14 +34,8 @@ const CMDLINE: &str = "quiet panic=-1 oops=panic random.trust_cpu=on cryptomgr.n
 /// `noreplace-smp`: less code is patched.
 const X86_64: Hardware = Hardware {
     qemu: ("qemu-system-x86_64", "qemu-system-x86"),
-    board: &[
-        "-M",
-        "q35,hpet=off,vmport=off",
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max,+svm,+npt,-la57,family=26,model=1,stepping=1",
-    ],
+    board: "q35,hpet=off,vmport=off",
+    processor: "max,+svm,+npt,-la57,family=26,model=1,stepping=1",
     smp: 1,
     cmdline: "reboot=t tsc=reliable no_timer_check noreplace-smp",
     poked: true,
@@ -52,31 +48,15 @@ const X86_64: Hardware = Hardware {
 /// as the arm64 kernel patches its code by single stores.
 const ARM64: Hardware = Hardware {
     qemu: ("qemu-system-aarch64", "qemu-system-arm"),
-    board: &[
-        "-M",
-        "virt,virtualization=on,gic-version=3",
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max,pauth=off,sve=off,sme=off",
-    ],
+    board: "virt,virtualization=on,gic-version=3",
+    processor: "max,pauth=off,sve=off,sme=off",
     smp: 1,
     cmdline: "",
     poked: false,
 };
 
 /// The same with the interrupt controller of older processors.
-const ARM64_GIC_V2: Hardware = Hardware {
-    board: &[
-        "-M",
-        "virt,virtualization=on,gic-version=2",
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max,pauth=off,sve=off,sme=off",
-    ],
-    ..ARM64
-};
+const ARM64_GIC_V2: Hardware = Hardware { board: "virt,virtualization=on,gic-version=2", ..ARM64 };
 
 impl Hardware {
     pub fn of(options: &Options) -> &'static Hardware {

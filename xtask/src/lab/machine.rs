@@ -67,7 +67,8 @@ impl Machine {
 
         let mut command = Command::new(qemu);
         let smp = options.smp.unwrap_or(hardware.smp);
-        command.args(hardware.board);
+        command.args(["-M", hardware.board, "-cpu", hardware.processor]);
+        command.args(["-accel", "tcg,thread=multi"]);
         command.args(["-smp", &smp.to_string(), "-m", &options.memory.to_string()]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         command.arg("-kernel").arg(&guest.lab.kernel).arg("-initrd").arg(&initramfs);

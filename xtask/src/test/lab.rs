@@ -10,7 +10,7 @@ use crate::cross::Accelerator;
 use crate::guest::Arch;
 use crate::lab::{Lab, Options};
 use crate::{cargo, cross, host, packages};
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::Write;
@@ -106,15 +106,9 @@ fn run(
             let work = || run_all(&lab, &program.path, &queue, machines, wanted);
             let workers: Vec<_> = (0..machines).map(|_| scope.spawn(work)).collect();
             let done = workers.into_iter().map(|worker| worker.join());
-            done.map(|done| done.unwrap_or_else(|_| Err(anyhow!("a thread panicked"))))
-                .collect::<Vec<_>>()
+            done.map(|done| done.unwrap_or_else(|_| Tally::failure())).collect::<Vec<_>>()
         });
-        for tally in tallies {
-            total.merge(tally.unwrap_or_else(|error| {
-                println!("lab: {error:#}");
-                Tally::failure()
-            }));
-        }
+        tallies.into_iter().for_each(|tally| total.merge(tally));
     }
     Ok(total)
 }
@@ -141,21 +135,28 @@ fn list(arch: Arch, lab: &Lab, program: &Path, wanted: &Wanted) -> Result<Vec<St
     Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(Into::into).collect())
 }
 
-/// Takes share after share from the queue, each for a machine of its own, until it is empty.
+/// Takes share after share from the queue, each for a machine of its own, until it is empty or a machine fails.
 fn run_all(
     lab: &Lab,
     program: &Path,
     queue: &Mutex<VecDeque<String>>,
     machines: usize,
     wanted: &Wanted,
-) -> Result<Tally> {
+) -> Tally {
     let mut total = Tally::default();
     loop {
         let share = next_share(&mut queue.lock().expect("no holder panics"), machines);
         if share.is_empty() {
-            return Ok(total);
+            return total;
         }
-        total.merge(run_share(lab, program, &share, wanted)?);
+        match run_share(lab, program, &share, wanted) {
+            Ok(tally) => total.merge(tally),
+            Err(error) => {
+                println!("lab: {error:#}");
+                total.merge(Tally::failure());
+                return total;
+            }
+        }
     }
 }
 

@@ -143,8 +143,8 @@ fn format(_: &Wanted) -> Result<Tally> {
 fn clippy(_: &Wanted) -> Result<Tally> {
     let strict = ["--", "-D", "warnings"];
     succeed(cargo::cargo().args(["clippy", "--workspace", "--all-targets"]).args(strict))?;
-    let fuzz = ["clippy", "--all-targets", "--manifest-path", "fuzz/Cargo.toml", "--target-dir"];
-    succeed(cargo::cargo().args(fuzz).arg(host::cargo_target()).args(strict))
+    let fuzz = ["clippy", "--all-targets", "--manifest-path", "fuzz/Cargo.toml"];
+    succeed(cargo::cargo().args(fuzz).args(strict))
 }
 
 /// The same for Macs, in types and lints only.
@@ -169,9 +169,7 @@ fn on_this_host(wanted: &Wanted) -> Result<Tally> {
     let all: [&[&str]; 2] = [&["--workspace"], &["--manifest-path", "fuzz/Cargo.toml"]];
     for what in all {
         let mut cargo = cargo::cargo();
-        // One folder for both, as most of what they are made of is the same.
-        cargo.args(["test", "--no-fail-fast", "--target-dir"]).arg(host::cargo_target()).args(what);
-        cargo.arg("--").args(wanted.arguments());
+        cargo.args(["test", "--no-fail-fast"]).args(what).arg("--").args(wanted.arguments());
         if wanted.long {
             cargo.env("HYPERKIT_LONG", "1");
         }

@@ -1,4 +1,4 @@
-//! Counting tests, from what test programs say of themselves.
+//! Counting tests, and taking their time, from what test programs say of themselves.
 
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
