@@ -3,14 +3,20 @@
 //! A lock belongs to a process of the guest, as POSIX has it, not to the open file that it was made with: a process
 //! that has a file open twice never waits for itself. The locks of an open file description of the host belong to
 //! the description. So there is one more description for each process and file that it has locks on, made with its
-//! first lock, and gone with the last file by way of which there are any. Between the processes of one guest its kernel
-//! decides before anybody is asked here.
+//! first lock, and gone with its last one, or with the last file by way of which there are any.
+//!
+//! Between the processes that share an open file the guest's kernel decides before anybody is asked here. Where what one
+//! of them asks for is in the way of what another has, that has changed hands in the guest: flock's locks, which are
+//! the open file's in Linux, come as those of whatever process has made the call.
+//!
+//! How many ranges are locked is counted here, because the host does not limit it.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::OFlags;
@@ -18,10 +24,13 @@ use rustix::io::Errno;
 
 use super::handle::{GET_LOCK, SET_LOCK, reopen};
 use super::identity::FileId;
+use super::ranges::Ranges;
 use super::{HeldLock, LockKind, LockRequest, LockStatus, OpenFile};
 
 /// Most processes that can have locks by way of one open file.
 const MOST: usize = 16;
+/// Most ranges of all files of a share that can be locked.
+const MOST_RANGES: usize = 16 << 10;
 
 const READ: libc::c_short = libc::F_RDLCK as libc::c_short;
 const WRITE: libc::c_short = libc::F_WRLCK as libc::c_short;
@@ -35,20 +44,85 @@ pub(super) struct Key {
     client: u64,
 }
 
+/// A description that holds locks.
+#[derive(Debug)]
+pub(super) struct Holder {
+    file: File,
+    locked: Mutex<Ranges>,
+    /// How many ranges all of the share's have.
+    all: Arc<AtomicUsize>,
+}
+
+impl Holder {
+    fn locked(&self) -> MutexGuard<'_, Ranges> {
+        self.locked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_none(&self) -> bool {
+        self.locked().is_empty()
+    }
+
+    /// Makes or gives up a lock. ENOLCK if there would be too many ranges, or if the host does not let the file be opened
+    /// in a way in which it can be locked so.
+    fn set(&self, request: &LockRequest<'_>) -> io::Result<LockStatus> {
+        let mut range = range(request)?;
+        let (first, last) = (request.start, last(request));
+        let mut locked = self.locked();
+        let grows = request.kind != LockKind::None || locked.surrounds(first, last);
+        // A few more there may be, as those who ask at the same time are not counted.
+        if grows && self.all.load(Ordering::Relaxed) >= MOST_RANGES {
+            return Err(Errno::NOLCK.into());
+        }
+        if let Err(error) = control(&self.file, SET_LOCK, &mut range) {
+            return match Errno::from_io_error(&error) {
+                Some(Errno::AGAIN | Errno::ACCESS) => Ok(LockStatus::Blocked),
+                Some(Errno::BADF) => Err(Errno::NOLCK.into()),
+                _ => Err(error),
+            };
+        }
+        let before = locked.len();
+        locked.set(first, last, request.kind);
+        // Wrapping, it may become less.
+        self.all.fetch_add(locked.len().wrapping_sub(before), Ordering::Relaxed);
+        Ok(LockStatus::Done)
+    }
+
+    /// Gives up what is in the way of somebody else's lock. Tells whether that was anything.
+    fn give_way(&self, request: &LockRequest<'_>) -> io::Result<bool> {
+        let conflicts = self.locked().conflicts(request.start, last(request), request.kind);
+        for &(first, last) in &conflicts {
+            let length = if last == LAST { 0 } else { last - first + 1 };
+            let kind = LockKind::None;
+            self.set(&LockRequest { kind, start: first, length, ..*request })?;
+        }
+        Ok(!conflicts.is_empty())
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let count = self.locked().len();
+        self.all.fetch_sub(count, Ordering::Relaxed);
+    }
+}
+
 /// The descriptions that hold locks.
 #[derive(Debug, Default)]
-pub(super) struct Owners(Mutex<HashMap<Key, Weak<File>>>);
+pub(super) struct Holders {
+    table: Mutex<HashMap<Key, Weak<Holder>>>,
+    ranges: Arc<AtomicUsize>,
+}
 
 /// Those that an open file has a part in.
-pub(super) type Held = Vec<(Key, Arc<File>)>;
+pub(super) type Held = Vec<(Key, Arc<Holder>)>;
 
-impl Owners {
-    fn table(&self) -> MutexGuard<'_, HashMap<Key, Weak<File>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Holders {
+    fn table(&self) -> MutexGuard<'_, HashMap<Key, Weak<Holder>>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives back a part in a description, which is closed if it is the last.
-    fn release(&self, (key, part): (Key, Arc<File>)) {
+    fn release(&self, (key, part): (Key, Arc<Holder>)) {
         let mut table = self.table();
         drop(part);
         if table.get(&key).is_some_and(|others| others.strong_count() == 0) {
@@ -56,14 +130,15 @@ impl Owners {
         }
     }
 
-    fn find(&self, key: &Key) -> Option<Arc<File>> {
+    /// A part in a description that is there already.
+    fn find(&self, key: &Key) -> Option<Arc<Holder>> {
         self.table().get(key).and_then(Weak::upgrade)
     }
 
-    /// How many there are.
+    /// How many there are, and how many ranges are locked.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.table().len()
+    pub fn count(&self) -> (usize, usize) {
+        (self.table().len(), self.ranges.load(Ordering::Relaxed))
     }
 }
 
@@ -78,36 +153,62 @@ impl OpenFile {
         self.held().lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes or gives up a lock, without waiting. ENOLCK if too many processes have locks by way of this open file.
+    /// Makes or gives up a lock, without waiting. ENOLCK if too many processes have locks by way of this open file, or
+    /// there are too many of them.
     pub fn lock(&self, request: &LockRequest<'_>) -> io::Result<LockStatus> {
-        let mut range = range(request)?;
         let key = self.key(request);
         let mut held = self.my_locks();
-        let mine = held.iter().position(|(of, _)| *of == key);
-        if request.kind == LockKind::None {
-            if let Some(owner) = self.tree().locks.find(&key) {
-                control(&owner, SET_LOCK, &mut range)?;
+        let status = match request.kind {
+            LockKind::None => self.unlock(key, request),
+            _ => self.lock_for(key, &mut held, request),
+        };
+        self.give_back(&mut held);
+        status
+    }
+
+    fn unlock(&self, key: Key, request: &LockRequest<'_>) -> io::Result<LockStatus> {
+        let locks = &self.tree().locks;
+        match locks.find(&key) {
+            Some(holder) => {
+                let status = holder.set(request);
+                locks.release((key, holder));
+                status
             }
-            if let Some(mine) = mine.filter(|_| request.start == 0 && request.length == 0) {
-                self.tree().locks.release(held.swap_remove(mine));
+            None => range(request).map(|_| LockStatus::Done),
+        }
+    }
+
+    fn lock_for(
+        &self,
+        key: Key,
+        held: &mut Held,
+        request: &LockRequest<'_>,
+    ) -> io::Result<LockStatus> {
+        if !held.iter().any(|(of, _)| *of == key) {
+            if held.len() >= MOST {
+                self.give_back(held);
             }
+            if held.len() >= MOST {
+                return Err(Errno::NOLCK.into());
+            }
+            held.push((key, self.holder(key)?));
+        }
+        let (mine, others): (Vec<_>, Vec<_>) = held.iter().partition(|(of, _)| *of == key);
+        let Some((_, mine)) = mine.first() else { return Err(Errno::NOLCK.into()) };
+        if mine.set(request)? == LockStatus::Done {
             return Ok(LockStatus::Done);
         }
-        let owner = match mine.and_then(|mine| held.get(mine)) {
-            Some((_, owner)) => Arc::clone(owner),
-            None if held.len() >= MOST => return Err(Errno::NOLCK.into()),
-            None => {
-                let owner = self.owner(key)?;
-                held.push((key, Arc::clone(&owner)));
-                owner
-            }
-        };
-        match control(&owner, SET_LOCK, &mut range) {
-            Ok(()) => Ok(LockStatus::Done),
-            Err(error) => match Errno::from_io_error(&error) {
-                Some(Errno::AGAIN | Errno::ACCESS) => Ok(LockStatus::Blocked),
-                _ => Err(error),
-            },
+        let mut gave_way = false;
+        for (of, other) in others {
+            gave_way |= of.client == key.client && other.give_way(request)?;
+        }
+        if gave_way { mine.set(request) } else { Ok(LockStatus::Blocked) }
+    }
+
+    /// Gives back the parts in descriptions that hold nothing.
+    fn give_back(&self, held: &mut Held) {
+        for part in held.extract_if(.., |(_, holder)| holder.has_none()) {
+            self.tree().locks.release(part);
         }
     }
 
@@ -117,8 +218,13 @@ impl OpenFile {
         if request.kind == LockKind::None {
             return Err(Errno::INVAL.into());
         }
-        match self.tree().locks.find(&self.key(request)) {
-            Some(owner) => control(&owner, GET_LOCK, &mut range)?,
+        let (locks, key) = (&self.tree().locks, self.key(request));
+        match locks.find(&key) {
+            Some(holder) => {
+                let done = control(&holder.file, GET_LOCK, &mut range);
+                locks.release((key, holder));
+                done?;
+            }
             None => control(self.file(), GET_LOCK, &mut range)?,
         }
         let kind = match range.l_type {
@@ -135,26 +241,25 @@ impl OpenFile {
     }
 
     /// The description that has a process's locks on this file.
-    fn owner(&self, key: Key) -> io::Result<Arc<File>> {
-        let mut table = self.tree().locks.table();
-        if let Some(owner) = table.get(&key).and_then(Weak::upgrade) {
-            return Ok(owner);
+    fn holder(&self, key: Key) -> io::Result<Arc<Holder>> {
+        let tree = self.tree();
+        let mut table = tree.locks.table();
+        if let Some(holder) = table.get(&key).and_then(Weak::upgrade) {
+            return Ok(holder);
         }
+        tree.has_room()?;
         // For locks of both kinds, if that may be: it is not known who asks for what next.
-        let ways: &[OFlags] = match self.tree().read_only {
+        let ways: &[OFlags] = match tree.read_only {
             true => &[OFlags::RDONLY],
             false => &[OFlags::RDWR, OFlags::RDONLY, OFlags::WRONLY],
         };
-        let mut opened = Err(Errno::BADF.into());
-        for &way in ways {
-            opened = reopen(self.file(), way);
-            if opened.is_ok() {
-                break;
-            }
-        }
-        let owner = Arc::new(opened?);
-        table.insert(key, Arc::downgrade(&owner));
-        Ok(owner)
+        let opened = ways.iter().find_map(|&way| reopen(self.file(), way).ok());
+        let file = opened.ok_or(Errno::NOLCK)?;
+        tree.descriptors.given(file.as_raw_fd());
+        let all = Arc::clone(&tree.locks.ranges);
+        let holder = Arc::new(Holder { file, locked: Mutex::default(), all });
+        table.insert(key, Arc::downgrade(&holder));
+        Ok(holder)
     }
 
     /// The file is closed.
@@ -162,6 +267,17 @@ impl OpenFile {
         for part in self.my_locks().drain(..) {
             self.tree().locks.release(part);
         }
+    }
+}
+
+/// The last byte that there can be.
+const LAST: u64 = i64::MAX as u64;
+
+/// The last byte of what is to be locked.
+fn last(&LockRequest { start, length, .. }: &LockRequest<'_>) -> u64 {
+    match length {
+        0 => LAST,
+        _ => start.saturating_add(length - 1),
     }
 }
 

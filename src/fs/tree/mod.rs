@@ -26,6 +26,7 @@ mod make;
 mod node;
 mod now;
 mod owner;
+mod ranges;
 mod record;
 mod types;
 mod xattr;
@@ -67,7 +68,7 @@ use crate::sys::file::is_unsupported;
 use descriptors::Descriptors;
 use handle::Handle;
 use identity::{FileId, Numbers};
-use lock::Owners;
+use lock::Holders;
 use owner::Rule;
 
 pub(in crate::fs) use file::OpenFile;
@@ -112,7 +113,7 @@ struct Shared {
     numbers: Numbers,
     /// Held while what is kept beside a file is read and written again.
     records: Mutex<()>,
-    locks: Owners,
+    locks: Holders,
     descriptors: Descriptors,
 }
 
@@ -141,7 +142,7 @@ impl Tree {
             user: rustix::process::geteuid().as_raw(),
             numbers: Numbers::new(root_id.device),
             records: Mutex::default(),
-            locks: Owners::default(),
+            locks: Holders::default(),
             descriptors: Descriptors::of_process(),
         })))
     }

@@ -225,4 +225,18 @@ fn a_guest_that_holds_much_leaves_descriptors_to_others() {
         guest.clunk(fid).unwrap();
     }
     guest.open(last, "file", O_RDONLY).unwrap();
+
+    // A process of the guest that has a lock takes one too.
+    for fid in 1..=last / 2 {
+        guest.clunk(fid).unwrap();
+    }
+    let by_whom = (last / 2 + 1..=last).flat_map(|fid| (0..16).map(move |process| (fid, process)));
+    let mut locks = by_whom.map(|(fid, process)| {
+        let lock = Lock { kind: 0, start: 0, length: 0, process: 100 * fid + process, client: b"" };
+        guest.ask(Request::Lock { fid, flags: 0, lock })
+    });
+    let made = locks.by_ref().position(|answer| answer == Err(EMFILE));
+    assert!(made.is_some_and(|made| made > 50), "{made:?}");
+    let others = (0..45).map(|_| fs::File::open("/dev/null"));
+    assert!(others.collect::<Result<Vec<_>, _>>().is_ok());
 }

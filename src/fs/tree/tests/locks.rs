@@ -41,7 +41,7 @@ fn a_process_with_two_open_files_does_not_wait_for_itself() {
     let again = share.root().walk(b"file").unwrap().open(RDONLY).unwrap();
     assert_eq!(again.lock(&lock(Read, 0, 10, 1)).unwrap(), LockStatus::Done);
     assert_eq!(mine.lock(&lock(Write, 0, 10, 1)).unwrap(), LockStatus::Done);
-    assert_eq!(mine.lock(&lock(Write, 0, 10, 2)).unwrap(), LockStatus::Blocked);
+    assert_eq!(theirs.lock(&lock(Read, 0, 10, 1)).unwrap(), LockStatus::Blocked);
     assert_eq!(again.lock(&lock(None, 0, 0, 1)).unwrap(), LockStatus::Done);
     assert_eq!(theirs.lock(&lock(Write, 0, 0, 1)).unwrap(), LockStatus::Done);
 }
@@ -63,20 +63,82 @@ fn what_one_process_gives_up_another_keeps() {
 fn what_locks_take_is_bounded_and_given_back() {
     use LockKind::{None, Read};
     let (share, mine, _theirs) = two_guests();
-    let owners = || share.tree.0.locks.len();
+    let count = || share.tree.0.locks.count();
     for process in 0..16 {
         assert_eq!(mine.lock(&lock(Read, 0, 10, process)).unwrap(), LockStatus::Done);
     }
     assert_eq!(errno(mine.lock(&lock(Read, 0, 10, 16))), Errno::NOLCK);
-    assert_eq!(owners(), 16);
+    assert_eq!(count(), (16, 16));
     mine.lock(&lock(None, 0, 0, 3)).unwrap();
-    assert_eq!(owners(), 15);
+    assert_eq!(count(), (15, 15));
     assert_eq!(mine.lock(&lock(Read, 0, 10, 16)).unwrap(), LockStatus::Done);
     // To give up what one does not have takes nothing.
     mine.lock(&lock(None, 0, 0, 99)).unwrap();
-    assert_eq!(owners(), 16);
+    assert_eq!(count(), (16, 16));
     drop(mine);
-    assert_eq!(owners(), 0);
+    assert_eq!(count(), (0, 0));
+}
+
+#[test]
+fn a_process_that_has_no_lock_takes_no_place() {
+    use LockKind::{None, Read, Write};
+    let (share, mine, theirs) = two_guests();
+    assert_eq!(theirs.lock(&lock(Write, 50, 1, 1)).unwrap(), LockStatus::Done);
+    for process in 0..100 {
+        assert_eq!(mine.lock(&lock(Read, 50, 1, process)).unwrap(), LockStatus::Blocked);
+        assert_eq!(mine.lock(&lock(Read, 0, 10, process)).unwrap(), LockStatus::Done);
+        mine.lock(&lock(None, 0, 5, process)).unwrap();
+        mine.lock(&lock(None, 5, 5, process)).unwrap();
+    }
+    assert_eq!(share.tree.0.locks.count(), (0, 0));
+    // Not even if it was another open file by way of which it gave the last one up.
+    let again = share.root().walk(b"file").unwrap().open(RDWR).unwrap();
+    for process in 0..100 {
+        assert_eq!(mine.lock(&lock(Write, 0, 10, process)).unwrap(), LockStatus::Done);
+        again.lock(&lock(None, 0, 10, process)).unwrap();
+    }
+}
+
+#[test]
+fn the_ranges_that_are_locked_have_an_end() {
+    use LockKind::{None, Read};
+    let (share, mine, _theirs) = two_guests();
+    let (_, other) = create(&share.root(), "other", RDWR);
+    assert_eq!(other.lock(&lock(Read, 0, 0, 1)).unwrap(), LockStatus::Done);
+    let all = (0..).take_while(|n| mine.lock(&lock(Read, 2 * n, 1, 1)).is_ok()).count();
+    assert!((10_000..20_000).contains(&all), "{all}");
+    assert_eq!(errno(mine.lock(&lock(Read, 1 << 40, 1, 1))), Errno::NOLCK);
+    assert_eq!(errno(other.lock(&lock(None, 5, 1, 1))), Errno::NOLCK, "there would be two");
+    other.lock(&lock(None, 0, 5, 1)).unwrap();
+    mine.lock(&lock(None, 2, 1, 1)).unwrap();
+    assert_eq!(mine.lock(&lock(Read, 1 << 40, 1, 1)).unwrap(), LockStatus::Done);
+    mine.lock(&lock(None, 0, 0, 1)).unwrap();
+    assert_eq!(share.tree.0.locks.count(), (1, 1));
+}
+
+#[test]
+fn what_the_guest_gave_to_another_process_changes_hands() {
+    use LockKind::{None, Read, Write};
+    let (_share, mine, theirs) = two_guests();
+    // As flock's locks do, which a child has from its parent.
+    assert_eq!(mine.lock(&lock(Write, 0, 0, 1)).unwrap(), LockStatus::Done);
+    assert_eq!(mine.lock(&lock(Read, 0, 0, 2)).unwrap(), LockStatus::Done);
+    assert_eq!(theirs.lock(&lock(Read, 5, 1, 1)).unwrap(), LockStatus::Done);
+    theirs.lock(&lock(None, 0, 0, 1)).unwrap();
+    mine.lock(&lock(None, 0, 0, 1)).unwrap();
+    assert_eq!(theirs.lock(&lock(Write, 0, 0, 1)).unwrap(), LockStatus::Blocked);
+    mine.lock(&lock(None, 0, 0, 2)).unwrap();
+    assert_eq!(theirs.lock(&lock(Write, 0, 0, 1)).unwrap(), LockStatus::Done);
+}
+
+#[test]
+fn a_lock_that_others_do_not_allow_takes_nothing_from_anybody() {
+    use LockKind::{Read, Write};
+    let (_share, mine, theirs) = two_guests();
+    assert_eq!(mine.lock(&lock(Read, 0, 10, 1)).unwrap(), LockStatus::Done);
+    assert_eq!(theirs.lock(&lock(Write, 10, 10, 1)).unwrap(), LockStatus::Done);
+    assert_eq!(mine.lock(&lock(Read, 0, 20, 2)).unwrap(), LockStatus::Blocked);
+    assert_eq!(theirs.lock(&lock(Write, 0, 1, 1)).unwrap(), LockStatus::Blocked);
 }
 
 #[test]
@@ -98,6 +160,6 @@ fn a_read_only_share_can_be_locked_for_reading() {
     let tree = share.again(true, Owner::passthrough());
     let theirs = tree.root().unwrap().walk(b"file").unwrap().open(RDONLY).unwrap();
     assert_eq!(theirs.lock(&lock(Read, 0, 10, 1)).unwrap(), LockStatus::Done);
-    assert_eq!(errno(theirs.lock(&lock(Write, 0, 10, 1))), Errno::BADF);
+    assert_eq!(errno(theirs.lock(&lock(Write, 0, 10, 1))), Errno::NOLCK);
     assert_eq!(mine.lock(&lock(Write, 5, 1, 1)).unwrap(), LockStatus::Blocked);
 }
