@@ -1,8 +1,8 @@
 //! Extended attributes, whose values are read and written like files.
 //!
 //! A value is held here from Txattrwalk to Tclunk, and from the first Twrite after Txattrcreate to Tclunk, which is
-//! when the attribute is set. All that are held at a time have so many bytes at most, and one has as many as Linux
-//! allows.
+//! when the attribute is set. All that are held at a time, names included, have so many bytes at most, and one has as
+//! many as Linux allows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +15,9 @@ use crate::memory::Buffers;
 
 /// Most bytes of a value (XATTR_SIZE_MAX), or of the names of all (XATTR_LIST_MAX).
 const MOST_VALUE: usize = 64 << 10;
+
+/// Most bytes of a name (XATTR_NAME_MAX).
+const MOST_NAME: usize = 255;
 
 /// Most bytes of all that are held for a guest.
 const MOST_IN_ALL: usize = 4 << 20;
@@ -131,12 +134,15 @@ impl Call<'_, '_> {
         let found = self.found(fid)?;
         let size = usize::try_from(size).ok().filter(|size| *size <= MOST_VALUE);
         let size = size.ok_or(Errno::TOOBIG)?;
+        if name.len() > MOST_NAME {
+            return Err(Errno::RANGE);
+        }
         let new = NewValue {
             name: name.into(),
             flags,
             size,
             bytes: Vec::new(),
-            _share: self.server.attributes.take(size)?,
+            _share: self.server.attributes.take(name.len() + size)?,
         };
         let new = Fid { place: None, ..found.with(State::NewValue(new.into())) };
         self.server.fids.replace(self.epoch, fid, &found, new)

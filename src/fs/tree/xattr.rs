@@ -28,8 +28,8 @@ impl Node {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::RANGE) => {
                 let mut value = vec![0; LONGEST];
                 let len = self.handle.xattr(name, &mut value)?;
-                value.truncate(len);
-                Ok(value)
+                // It may be kept for long: no more of it than there is.
+                Ok(value.get(..len).unwrap_or_default().to_vec())
             }
             Err(error) => Err(error),
         }
@@ -41,7 +41,8 @@ impl Node {
         let len = self.handle.xattrs(&mut names)?;
         names.truncate(len);
         let is_shown = |name: &&[u8]| !name.starts_with(record::HIDDEN) && self.is_served(name);
-        Ok(names.split_inclusive(|&byte| byte == 0).filter(is_shown).flatten().copied().collect())
+        let shown = names.split_inclusive(|&byte| byte == 0).filter(is_shown);
+        Ok(shown.collect::<Vec<_>>().concat())
     }
 
     /// Sets one. `flags`: 1 if it must be new (XATTR_CREATE), 2 if it must be there (XATTR_REPLACE).

@@ -12,6 +12,7 @@ impl Errno {
     pub const BUSY: Self = Self(16);
     pub const INVAL: Self = Self(22);
     pub const NFILE: Self = Self(23);
+    pub const RANGE: Self = Self(34);
     pub const NAMETOOLONG: Self = Self(36);
     /// The message makes no sense.
     pub const PROTO: Self = Self(71);

@@ -2,6 +2,7 @@ use super::*;
 
 const E2BIG: u32 = 7;
 const ENOMEM: u32 = 12;
+const ERANGE: u32 = 34;
 const ENODATA: u32 = 61;
 
 impl Guest {
@@ -125,13 +126,40 @@ fn what_is_held_of_values_has_an_end() {
     };
     assert_eq!(create(2, (64 << 10) + 1), Err(E2BIG));
     assert_eq!(create(3, u64::MAX), Err(E2BIG));
-    for fid in 100..164 {
+    // One less than would do without the names.
+    for fid in 100..163 {
         create(fid, 64 << 10).unwrap();
     }
-    assert_eq!(create(164, 1), Err(ENOMEM));
+    assert_eq!(create(164, 64 << 10), Err(ENOMEM));
     assert_eq!(guest.clunk(100), Err(EINVAL));
     create(165, 64 << 10).unwrap();
     guest.begin();
     guest.walk(ROOT, 1, "file").unwrap();
     create(2, 64 << 10).unwrap();
+}
+
+#[test]
+fn names_count_and_are_no_longer_than_linux_has_them() {
+    let guest = guest();
+    let create = |fid, name: &[u8], size| {
+        guest.walk(1, fid, "").unwrap();
+        guest.does(Request::Xattrcreate { fid, name, size, flags: 0 })
+    };
+    assert_eq!(create(2, &[b'n'; 256], 0), Err(ERANGE));
+    for fid in 100..163 {
+        create(fid, &[b'n'; 100], 64 << 10).unwrap();
+    }
+    create(163, &[b'n'; 100], (64 << 10) - 64 * 100 - 200).unwrap();
+    assert_eq!(create(3, &[b'n'; 201], 0), Err(ENOMEM));
+    create(164, &[b'n'; 200], 0).unwrap();
+}
+
+#[test]
+fn a_value_that_is_held_has_no_room_that_nobody_counts() {
+    let guest = guest();
+    guest.set(b"user.one", &[b'v'; 300], 0).unwrap();
+    let node = guest.server.root.find(b"file", Wait::Long).unwrap();
+    for value in [node.xattr_get(b"user.one").unwrap(), node.xattr_list().unwrap()] {
+        assert!(value.capacity() < 2 * value.len().max(256), "{}", value.capacity());
+    }
 }
