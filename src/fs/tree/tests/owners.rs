@@ -113,6 +113,22 @@ pub(super) fn check_mapped() {
     set_owner(&theirs, 33, 33).unwrap();
     assert_eq!(seen(&theirs), (0o100_640, 33, 33));
     assert_eq!(host("theirs").uid(), me().0);
+    // Even if its owner has made it one that nobody writes.
+    fs::create_dir(share.host("theirs-too")).unwrap();
+    for (name, kind) in [("theirs", kind::FILE), ("theirs-too", kind::DIRECTORY)] {
+        let mode = fs::Permissions::from_mode;
+        for change in [
+            SetAttributes { uid: Some(0), ..Default::default() },
+            SetAttributes { mode: Some(0o755), ..Default::default() },
+        ] {
+            let theirs = root.walk(name.as_bytes()).unwrap();
+            theirs.handle.remove_xattr(record::NAME).ok();
+            fs::set_permissions(share.host(name), mode(0o555)).unwrap();
+            theirs.set_attributes(&change, None).unwrap();
+            let (uid, gid) = (change.uid.unwrap_or(me().0), host(name).gid());
+            assert_eq!(seen(&theirs), (kind | change.mode.unwrap_or(0o555), uid, gid));
+        }
+    }
     std::os::unix::fs::symlink("x", share.host("their-link")).unwrap();
     let link = root.walk(b"their-link").unwrap();
     assert_eq!(link.readlink().unwrap(), b"x");
@@ -121,7 +137,7 @@ pub(super) fn check_mapped() {
     // A listing does not say that what is a plain file on the host is one.
     for (name, qid, kind) in list(&root.open(RDONLY).unwrap(), 4096) {
         let expected = match &name[..] {
-            b"." | b".." | b"folder" => (Qid::DIRECTORY, 4),
+            b"." | b".." | b"folder" | b"theirs-too" => (Qid::DIRECTORY, 4),
             b"their-link" => (Qid::SYMLINK, 10),
             _ => (0, 0),
         };

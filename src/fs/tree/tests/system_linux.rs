@@ -57,6 +57,37 @@ fn what_this_process_may_not_do_the_guest_may_not() {
 }
 
 #[test]
+fn who_may_write_a_file_may_cut_it_short() {
+    as_root(|| {
+        let share = Share::plain();
+        let everyone =
+            |mode| <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(mode);
+        fs::set_permissions(share.outside.path(), everyone(0o777)).unwrap();
+        fs::write(share.host("everyones"), "text").unwrap();
+        fs::set_permissions(share.host("everyones"), everyone(0o666)).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                become_somebody();
+                let node = share.again(false, Owner::passthrough()).root().unwrap();
+                let node = node.walk(b"everyones").unwrap();
+                // As Linux does for O_TRUNC.
+                let cut = SetAttributes {
+                    size: Some(1),
+                    modified: Some(SetTime::Now),
+                    ..Default::default()
+                };
+                node.set_attributes(&cut, None).unwrap();
+                assert_eq!(node.attributes().unwrap().size, 1);
+                let touch = SetAttributes { size: None, ..cut };
+                assert_eq!(errno(node.set_attributes(&touch, None)), Errno::PERM);
+                let other = SetAttributes { accessed: Some(SetTime::Now), modified: None, ..cut };
+                assert_eq!(errno(node.set_attributes(&other, None)), Errno::PERM);
+            });
+        });
+    });
+}
+
+#[test]
 fn root_gives_files_to_whom_the_guest_says() {
     as_root(|| {
         let share = Share::plain();
