@@ -7,6 +7,8 @@ use crate::virtio::Chain;
 
 /// Bytes of size, type and tag.
 pub(crate) const HEADER: usize = 7;
+/// Bytes in front of the data of a write: `size[4] Twrite tag[2] fid[4] offset[8] count[4]`.
+pub(crate) const WRITE_HEADER: usize = HEADER + 16;
 
 /// Rlerror, which 9P2000.L has in place of [`RERROR`].
 pub(crate) const RLERROR: u8 = 7;
@@ -39,6 +41,19 @@ impl Header {
         let [a, b, c, d] = self.size.to_le_bytes();
         let [e, f] = self.tag.to_le_bytes();
         [a, b, c, d, self.kind, e, f]
+    }
+
+    /// How long a message is that begins with `start`, of which there are `sent` bytes. Linux before 5.1 does not count
+    /// the data of a write that is in buffers of its own.
+    pub fn length(self, start: &[u8; WRITE_HEADER], sent: usize) -> u32 {
+        let [.., a, b, c, d] = *start;
+        if self.kind != TWRITE || self.size as usize != WRITE_HEADER {
+            return self.size;
+        }
+        match self.size.checked_add(u32::from_le_bytes([a, b, c, d])) {
+            Some(size) if size as usize == sent => size,
+            _ => self.size,
+        }
     }
 
     /// The header of the request in a chain, if there are as many bytes.

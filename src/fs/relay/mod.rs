@@ -25,7 +25,7 @@ use std::time::Instant;
 use self::dialect::Dialect;
 use self::incoming::{Incoming, Progress};
 use super::envelope::{
-    Answer, HEADER, Header, RFLUSH, RVERSION, TFLUSH, TVERSION, TWRITE, flushed_tag,
+    Answer, HEADER, Header, RFLUSH, RVERSION, TFLUSH, TVERSION, WRITE_HEADER, flushed_tag,
 };
 use super::spec::{Address, RelayTo};
 use crate::memory::BufferList;
@@ -407,23 +407,11 @@ impl Relay {
     }
 }
 
-/// How long the message in `chain` is. Where the data of a write is in buffers of their own, Linux before 5.1 does not
-/// count it.
+/// How long the message in `chain` is.
 fn length(chain: &Chain, header: Header) -> u32 {
-    /// `size[4] Twrite tag[2] fid[4] offset[8] count[4]`
-    const WRITE: usize = HEADER + 16;
-    let mut bytes = [0; WRITE];
-    let [.., a, b, c, d] = match header {
-        Header { kind: TWRITE, size, .. } if size as usize == WRITE => {
-            chain.reader().read(&mut bytes);
-            bytes
-        }
-        _ => return header.size,
-    };
-    match header.size.checked_add(u32::from_le_bytes([a, b, c, d])) {
-        Some(size) if size == chain.readable_len() => size,
-        _ => header.size,
-    }
+    let mut start = [0; WRITE_HEADER];
+    chain.reader().read(&mut start);
+    header.length(&start, chain.readable_len() as usize)
 }
 
 /// Sends once, from byte `skip` of a message on, and tells how many bytes went.

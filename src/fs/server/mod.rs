@@ -92,6 +92,7 @@ impl Server {
         let (tag, answer) = match start.first_chunk() {
             Some(header) if len >= HEADER => {
                 let header = Header::decode(*header);
+                let header = Header { size: header.length(&start, request.total()), ..header };
                 let body = start.get(HEADER..len).unwrap_or_default();
                 (header.tag, self.answer(header, body, (request, reply), scratch, wait))
             }

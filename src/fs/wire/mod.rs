@@ -16,7 +16,7 @@ pub(in crate::fs) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub(in crate::fs) use super::envelope::{HEADER, Header, rlerror};
+pub(in crate::fs) use super::envelope::{HEADER, Header, WRITE_HEADER, rlerror};
 pub(in crate::fs) use errno::Errno;
 pub(in crate::fs) use kind::Kind;
 pub(in crate::fs) use reply::Reply;
@@ -27,9 +27,6 @@ pub(in crate::fs) const NO_FID: u32 = u32::MAX;
 
 /// The tag of Tversion, which comes before all others (P9_NOTAG).
 pub(in crate::fs) const NO_TAG: u16 = u16::MAX;
-
-/// Bytes in front of the data of Twrite: header, fid, offset and count.
-pub(in crate::fs) const WRITE_HEADER: usize = HEADER + 16;
 
 /// Bytes in front of the data of Rread and Rreaddir: header and count.
 pub(in crate::fs) const READ_HEADER: usize = HEADER + 4;

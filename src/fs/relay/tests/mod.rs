@@ -11,6 +11,7 @@ use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::fs::envelope::TWRITE;
 use crate::virtio::p9::tests::driver::{ROOM, message};
 use crate::virtio::testing::Buffer;
 use support::{both, version};

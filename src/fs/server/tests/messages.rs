@@ -1,6 +1,7 @@
 //! Messages that are none, or that find no room for an answer.
 
 use super::*;
+use crate::fs::wire::WRITE_HEADER;
 use crate::fs::wire::testing::Message;
 use crate::random::Random;
 
@@ -185,4 +186,26 @@ fn random_messages_are_all_answered_within_the_room_there_is() {
     }
     assert!(done > 100, "{done}");
     assert_eq!(fs::read(guest.host.path().join("secret")).unwrap(), b"not for the guest");
+}
+
+#[test]
+fn data_that_old_kernels_do_not_count_is_written() {
+    let guest = Guest::new();
+    guest.create(1, b"file", O_RDWR).unwrap();
+    let write = |count, size: u32| {
+        let message = encode(&Request::Write { fid: 1, offset: 0, count }).raw(b"bytes");
+        let mut message = message.finish(guest.tag());
+        message[..4].copy_from_slice(&size.to_le_bytes());
+        guest.send(&message)
+    };
+    const COUNTED: u32 = WRITE_HEADER as u32 + 5;
+    for size in [COUNTED, WRITE_HEADER as u32] {
+        assert_eq!(write(5, size), Ok(5u32.to_le_bytes().to_vec()));
+        assert_eq!(fs::read(guest.path("file")).unwrap(), b"bytes");
+        fs::write(guest.path("file"), "").unwrap();
+    }
+    for (count, size) in [(4, COUNTED - 5), (6, COUNTED - 5), (6, COUNTED), (5, COUNTED - 4)] {
+        assert_eq!(write(count, size), Err(EPROTO));
+        assert_eq!(fs::read(guest.path("file")).unwrap(), b"");
+    }
 }
