@@ -113,6 +113,16 @@ impl GuestRam {
     pub fn clear(&self) -> io::Result<()> {
         self.memory.iter().try_for_each(|region| host::clear(region, self.backing))
     }
+
+    /// Has the guest run the `len` bytes of code that were just written at guest-physical `address`, to memory that was new
+    /// or [cleared](Self::clear), and not what was there before. For whoever loads code by itself: the loaders of
+    /// [`boot`](crate::boot) do this.
+    pub fn sync_code(&self, address: u64, len: u64) {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let slices = self.memory.get_slices(GuestAddress(address), len);
+        // Behind the end of memory there is no code.
+        slices.map_while(Result::ok).for_each(|slice| host::sync_code(&slice));
+    }
 }
 
 fn map(start: u64, len: u64, backing: Backing, huge_pages: bool) -> Result<GuestRegionMmap, Error> {
@@ -172,6 +182,11 @@ mod tests {
                 assert_eq!(ram.memory().read_obj::<u32>(address).unwrap(), 0xdead_beef);
             }
             assert!(ram.memory().write_obj(0_u32, GuestAddress(4 << 20)).is_err());
+            // Outside memory, and beyond the end of a region.
+            for (address, len) in [(4 << 20, 1), (0x1234, 1 << 33), (1 << 32, u64::MAX)] {
+                ram.sync_code(address, len);
+            }
+            assert_eq!(ram.memory().read_obj::<u32>(GuestAddress(0x1234)).unwrap(), 0xdead_beef);
             ram.clear().unwrap();
             assert_eq!(ram.memory().read_obj::<u32>(GuestAddress(0x1234)).unwrap(), 0);
             assert_eq!(ram.descriptors().count(), if backing == Backing::Memfd { 2 } else { 0 });

@@ -150,7 +150,9 @@ impl Payload {
             Opened::Linux(linux) => linux.load(ram, params),
             Opened::Flat(flat) => {
                 flat.check(ram.size())?;
-                flat.load(ram.memory())
+                let state = flat.load(ram.memory())?;
+                ram.sync_code(flat.address, flat.bytes.len() as u64);
+                Ok(state)
             }
         }
     }

@@ -5,7 +5,7 @@ use std::io;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mm::{Advice, madvise};
-use vm_memory::{GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::{GuestMemoryRegion, GuestRegionMmap, VolatileSlice};
 
 use super::Backing;
 
@@ -40,3 +40,7 @@ pub(super) fn clear(region: &GuestRegionMmap, backing: Backing) -> io::Result<()
     // zeros at any time: the guest could have written them.
     Ok(unsafe { madvise(region.as_ptr().cast(), region.len() as usize, advice) }?)
 }
+
+/// Nothing to do: where a processor's caches need it, KVM does it when it gives a page to a guest, and none is the guest's
+/// any more after [`clear`].
+pub(super) fn sync_code(_: &VolatileSlice<'_>) {}

@@ -3,13 +3,22 @@
 //! Hypervisor.framework maps what was behind a range of addresses when it was told of it. So the pages must stay the
 //! same ones: a new mapping in their place would be the host's alone. That is why a fork must not make them
 //! copy-on-write, and why they are zeroed where they are.
+//!
+//! And because they are the same ones, instruction caches may hold what was in them before, from the life of a guest that
+//! boots again in place or from another use of the page. The framework knows nothing of what this process writes there.
 
+use std::ffi::c_void;
 use std::fs::File;
 use std::io;
 
-use vm_memory::{GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
+use vm_memory::{GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress, VolatileSlice};
 
 use super::Backing;
+
+unsafe extern "C" {
+    /// `libkern/OSCacheControl.h`, in libSystem. On Intel processors it has nothing to do.
+    fn sys_icache_invalidate(start: *mut c_void, len: usize);
+}
 
 /// There is no such thing here.
 pub(super) fn memfd(_: u64) -> io::Result<File> {
@@ -41,4 +50,10 @@ pub(super) fn clear(region: &GuestRegionMmap, _: Backing) -> io::Result<()> {
         part.map_err(io::Error::other)?.copy_from(&zeros);
     }
     Ok(())
+}
+
+/// Has processors fetch what is in a piece of memory now, and not what they have cached of it.
+pub(super) fn sync_code(code: &VolatileSlice<'_>) {
+    // SAFETY: the slice is mapped; what is in it stays as it is.
+    unsafe { sys_icache_invalidate(code.ptr_guard_mut().as_ptr().cast(), code.len()) };
 }

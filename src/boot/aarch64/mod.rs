@@ -101,6 +101,7 @@ impl Linux {
         let memory = ram.memory();
         load_initrd(memory, self.initrd.as_ref(), place.initrd)?;
         self.kernel.load(memory)?;
+        ram.sync_code(place.kernel, self.kernel.end.saturating_sub(place.kernel));
 
         let failed = |why: String| memory_error("device tree", why);
         let make = params.device_tree.ok_or_else(|| failed("the machine has none".into()))?;
