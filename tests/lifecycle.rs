@@ -3,6 +3,7 @@
 #![cfg(target_arch = "x86_64")]
 #![allow(missing_docs)]
 
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use hyperkit::arch::CpuState;
 use hyperkit::boot::Kernel;
 use hyperkit::bus::{BusDevice, Flow};
 use hyperkit::console::Console;
+use hyperkit::disk::Disk;
+use hyperkit::net::{Datagram, DatagramOptions};
 use hyperkit::virtio::rng::Rng;
 use hyperkit::vm::{End, OnReset, Running, Vm, VmBuilder};
 use hyperkit::vsock::Vsock;
@@ -134,6 +137,30 @@ fn the_power_button_raises_the_system_control_interrupt() {
         std::thread::sleep(Duration::from_millis(1));
     }
     assert!(pressed());
+}
+
+/// On macOS the next machine of the process waits for it, and everywhere the guest's memory does.
+#[test]
+fn a_machine_that_has_ended_is_gone_while_its_handles_live() {
+    let accelerator = Scripted::new([vec![Step::Spin]]);
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(1 << 20).unwrap();
+    let (socket, _peer) = UnixDatagram::pair().unwrap();
+    let builder = builder()
+        .serial(Console::null())
+        .console(Console::null())
+        .disk(Disk::raw(image.path()).unwrap())
+        .net(Datagram::from_fd(socket.into(), DatagramOptions::default()))
+        .vsock(Vsock::new());
+    let vm = start(builder.accelerator(accelerator.clone()));
+    let handles = (vm.disks().to_vec(), vm.cards().to_vec(), vm.vsock().clone());
+    vm.power_button();
+    assert!(!accelerator.events().contains(&Event::Gone));
+    vm.stop();
+    assert!(accelerator.events().contains(&Event::Gone));
+    vm.power_button();
+    assert_eq!(vm.wait().unwrap(), End::Stopped);
+    drop(handles);
 }
 
 struct Panics;

@@ -48,6 +48,8 @@ pub enum Event {
     Pulse(u32),
     /// A level on this line.
     Level(u32, bool),
+    /// Nothing is left of a machine: its vCPUs and lines are gone, which hold it as other accelerators' do.
+    Gone,
 }
 
 /// An accelerator whose vCPUs follow scripts.
@@ -89,26 +91,43 @@ impl Accelerator for Scripted {
     type Vm = ScriptedVm;
 
     fn create_vm(&self, _spec: &VmSpec) -> Result<ScriptedVm, Error> {
-        Ok(ScriptedVm(self.clone()))
+        let whole = Whole { ram: Mutex::default(), log: self.log.clone() };
+        Ok(ScriptedVm { scripted: self.clone(), whole: Arc::new(whole) })
     }
 }
 
 /// A machine of [`Scripted`].
-pub struct ScriptedVm(Scripted);
+pub struct ScriptedVm {
+    scripted: Scripted,
+    whole: Arc<Whole>,
+}
+
+/// What every part of a machine holds.
+struct Whole {
+    ram: Mutex<Option<GuestRam>>,
+    log: Arc<Log>,
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        self.log.lock().push(Event::Gone);
+    }
+}
 
 impl AccelVm for ScriptedVm {
     type Vcpu = ScriptedVcpu;
 
-    fn map(&self, _ram: &GuestRam) -> Result<(), Error> {
+    fn map(&self, ram: &GuestRam) -> Result<(), Error> {
+        *self.whole.ram.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(ram.clone());
         Ok(())
     }
 
     fn vcpu(&self, id: u32) -> Result<VcpuBinder<ScriptedVcpu>, Error> {
-        let script = self.0.scripts.get(id as usize).cloned().unwrap_or_default();
-        let log = self.0.log.clone();
+        let script = self.scripted.scripts.get(id as usize).cloned().unwrap_or_default();
+        let whole = self.whole.clone();
         Ok(VcpuBinder::new(move || {
             let kicked = Arc::default();
-            Ok(ScriptedVcpu { id, script, at: 0, state: CpuState::default(), kicked, log })
+            Ok(ScriptedVcpu { id, script, at: 0, state: CpuState::default(), kicked, whole })
         }))
     }
 
@@ -117,11 +136,11 @@ impl AccelVm for ScriptedVm {
     }
 
     fn doorbells(&self) -> Option<&dyn Doorbells> {
-        self.0.doorbells.then_some(self)
+        self.scripted.doorbells.then_some(self)
     }
 
     fn reset(&self) -> Result<(), Error> {
-        self.0.log.lock().push(Event::ChipsReset);
+        self.whole.log.lock().push(Event::ChipsReset);
         Ok(())
     }
 }
@@ -132,7 +151,7 @@ impl Interrupts for ScriptedVm {
     }
 
     fn line(&self, gsi: u32) -> Result<Arc<dyn IrqLine>, Error> {
-        Ok(Arc::new(Line { gsi, log: self.0.log.clone() }))
+        Ok(Arc::new(Line { gsi, whole: self.whole.clone() }))
     }
 }
 
@@ -144,16 +163,16 @@ impl Doorbells for ScriptedVm {
 
 struct Line {
     gsi: u32,
-    log: Arc<Log>,
+    whole: Arc<Whole>,
 }
 
 impl IrqLine for Line {
     fn pulse(&self) {
-        self.log.lock().push(Event::Pulse(self.gsi));
+        self.whole.log.lock().push(Event::Pulse(self.gsi));
     }
 
     fn set_level(&self, high: bool) {
-        self.log.lock().push(Event::Level(self.gsi, high));
+        self.whole.log.lock().push(Event::Level(self.gsi, high));
     }
 }
 
@@ -164,7 +183,7 @@ pub struct ScriptedVcpu {
     at: usize,
     state: CpuState,
     kicked: Arc<(Mutex<bool>, Condvar)>,
-    log: Arc<Log>,
+    whole: Arc<Whole>,
 }
 
 impl ScriptedVcpu {
@@ -189,13 +208,13 @@ impl AccelVcpu for ScriptedVcpu {
                 Step::PioRead(port, len) => {
                     let data = &mut data[..(*len).min(8)];
                     io.pio_read(*port, data);
-                    self.log.lock().push(Event::Read(self.id, data.to_vec()));
+                    self.whole.log.lock().push(Event::Read(self.id, data.to_vec()));
                     Flow::Continue(())
                 }
                 Step::MmioRead(gpa, len) => {
                     let data = &mut data[..(*len).min(8)];
                     io.mmio_read(*gpa, data);
-                    self.log.lock().push(Event::Read(self.id, data.to_vec()));
+                    self.whole.log.lock().push(Event::Read(self.id, data.to_vec()));
                     Flow::Continue(())
                 }
                 Step::Spin => {
@@ -224,7 +243,7 @@ impl AccelVcpu for ScriptedVcpu {
     }
 
     fn reset(&mut self, state: Option<&CpuState>) -> Result<(), Error> {
-        self.log.lock().push(Event::Reset(self.id, state.is_some()));
+        self.whole.log.lock().push(Event::Reset(self.id, state.is_some()));
         self.at = 0;
         self.state = state.copied().unwrap_or_default();
         Ok(())

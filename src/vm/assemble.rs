@@ -219,7 +219,7 @@ impl<V: AccelVm> Startable for Machine<V> {
             vcpus.start(id, self.vm.vcpu(id)?, bus)?;
         }
         vcpus.wait_ready()?;
-        let power = self.board.power_button().clone();
+        let power = Arc::downgrade(self.board.power_button());
         let (disks, cards) = (self.disks.clone(), self.cards.clone());
         let vsock = self.vsock.clone();
         control.boot(entry);

@@ -1,7 +1,7 @@
 //! The handle on a running machine.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,12 @@ use crate::virtio::blk::DiskHandle;
 use crate::virtio::net::CardHandle;
 use crate::vsock::VsockHandle;
 
-/// A running machine. Every method may be called from any thread; dropping the handle stops the machine.
+/// A running machine. Every method may be called from any thread; dropping the handle stops the machine. When a
+/// machine has ended its memory and its devices are gone, also while the handle lives.
 pub struct Running {
     control: Arc<Control>,
-    power: Arc<PowerButton>,
+    /// Goes with the machine: its interrupt line holds the accelerator's machine, and so the guest's memory.
+    power: Weak<PowerButton>,
     disks: Vec<DiskHandle>,
     cards: Vec<CardHandle>,
     vsock: VsockHandle,
@@ -25,7 +27,7 @@ pub struct Running {
 impl Running {
     pub(super) fn new(
         control: Arc<Control>,
-        power: Arc<PowerButton>,
+        power: Weak<PowerButton>,
         disks: Vec<DiskHandle>,
         cards: Vec<CardHandle>,
         vsock: VsockHandle,
@@ -52,9 +54,12 @@ impl Running {
         self.control.is_paused()
     }
 
-    /// Presses the power button, which asks the guest to shut down; it may take its time, or ignore it.
+    /// Presses the power button, which asks the guest to shut down; it may take its time, or ignore it. Does nothing once
+    /// the machine has ended.
     pub fn power_button(&self) {
-        self.power.press_power_button();
+        if let Some(power) = self.power.upgrade() {
+            power.press_power_button();
+        }
     }
 
     /// The machine's disks, in the order in which the builder got them.
