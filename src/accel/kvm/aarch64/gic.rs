@@ -17,15 +17,26 @@ pub(super) const FIRST_LINE: u32 = 32;
 /// All interrupts of the distributor, private ones included.
 const INTERRUPTS: u32 = FIRST_LINE + layout::LINES;
 
-/// Distributor registers (IHI 0069, 12.9), per interrupt: bits of each, and what each is at power-on. That of GICD_ISPENDR
-/// and GICD_ISACTIVER is set exactly as it is written; the registers that clear do only that.
-const PER_INTERRUPT: &[(u64, u32, u32)] = &[
+/// A register per interrupt (IHI 0069, 12.9): its address, bits for each interrupt, and what is to be written to all of it.
+type PerInterrupt = (u64, u32, u32);
+
+/// Those that are the same in both, disabled first.
+const PER_INTERRUPT: &[PerInterrupt] = &[
     (0x180, 1, u32::MAX), // GICD_ICENABLER: what is written is disabled
-    (0x200, 1, 0),        // GICD_ISPENDR
     (0x380, 1, u32::MAX), // GICD_ICACTIVER
-    (0x080, 1, 0),        // GICD_IGROUPR
     (0x400, 8, 0),        // GICD_IPRIORITYR
     (0xc00, 2, 0),        // GICD_ICFGR
+];
+/// Those of a GICv3. What is pending there KVM has from GICD_ISPENDR alone, exactly as it is written; and KVM's interrupts
+/// begin in group 1.
+const PER_INTERRUPT_V3: &[PerInterrupt] = &[
+    (0x200, 1, 0),        // GICD_ISPENDR
+    (0x080, 1, u32::MAX), // GICD_IGROUPR
+];
+/// Those of a GICv2, where GICD_ISPENDR only sets, and interrupts begin in group 0.
+const PER_INTERRUPT_V2: &[PerInterrupt] = &[
+    (0x280, 1, u32::MAX), // GICD_ICPENDR: what is written is not pending
+    (0x080, 1, 0),        // GICD_IGROUPR
 ];
 const GICD_CTLR: u64 = 0;
 /// Routing of a shared interrupt, 64 bits each.
@@ -108,7 +119,8 @@ impl Gic {
         self.device.set_device_attr(&kvm_device_attr { flags: 0, group, attr, addr })
     }
 
-    /// Puts it back to its power-on state. No vCPU runs meanwhile.
+    /// Puts it back to its power-on state. No vCPU runs meanwhile, and devices have let their lines down: as long as a line
+    /// is up, its interrupt is pending whatever is written here.
     pub fn reset(&self) -> Result<(), Error> {
         let result = match self.controller {
             Controller::GicV2 => self.reset_v2(),
@@ -125,7 +137,7 @@ impl Gic {
         let distributor =
             |register: u64, value: u32| self.set(KVM_DEV_ARM_VGIC_GRP_DIST_REGS, register, &value);
         distributor(GICD_CTLR, 0)?;
-        for (register, value) in per_interrupt(FIRST_LINE..INTERRUPTS) {
+        for (register, value) in per_interrupt(PER_INTERRUPT_V3, FIRST_LINE..INTERRUPTS) {
             distributor(register, value)?;
         }
         for interrupt in u64::from(FIRST_LINE)..INTERRUPTS.into() {
@@ -142,7 +154,7 @@ impl Gic {
             for register in [GICR_CTLR, GICR_PROPBASER, GICR_PENDBASER] {
                 redistributor(register, 0)?;
             }
-            for (register, value) in per_interrupt(0..FIRST_LINE) {
+            for (register, value) in per_interrupt(PER_INTERRUPT_V3, 0..FIRST_LINE) {
                 redistributor(SGI_FRAME + register, value)?;
             }
             for register in GIC_INTERFACE {
@@ -161,7 +173,7 @@ impl Gic {
             };
             distributor(GICD_CTLR, 0)?;
             // The private ones are this vCPU's; the others are written once for each.
-            for (register, value) in per_interrupt(0..INTERRUPTS) {
+            for (register, value) in per_interrupt(PER_INTERRUPT_V2, 0..INTERRUPTS) {
                 distributor(register, value)?;
             }
             for interrupt in (FIRST_LINE..INTERRUPTS).step_by(4) {
@@ -175,9 +187,12 @@ impl Gic {
     }
 }
 
-/// The registers of [`PER_INTERRUPT`] for these interrupts, and what is to be written to each.
-fn per_interrupt(interrupts: std::ops::Range<u32>) -> impl Iterator<Item = (u64, u32)> {
-    PER_INTERRUPT.iter().flat_map(move |&(first, bits, value)| {
+/// The registers of [`PER_INTERRUPT`] and of `own` for these interrupts, and what is to be written to each.
+fn per_interrupt(
+    own: &[PerInterrupt],
+    interrupts: std::ops::Range<u32>,
+) -> impl Iterator<Item = (u64, u32)> {
+    PER_INTERRUPT.iter().chain(own).flat_map(move |&(first, bits, value)| {
         let words = interrupts.start * bits / 32..interrupts.end * bits / 32;
         words.map(move |word| (first + u64::from(word) * 4, value))
     })
@@ -189,17 +204,39 @@ mod tests {
 
     #[test]
     fn every_register_of_every_interrupt_is_reset_once() {
-        let shared: Vec<_> = per_interrupt(FIRST_LINE..INTERRUPTS).map(|(at, _)| at).collect();
-        assert!(shared.contains(&0x184) && shared.contains(&0x18c));
-        assert!(shared.contains(&0x420) && shared.contains(&0x47c));
-        assert!(shared.contains(&0xc08) && shared.contains(&0xc1c));
-        assert!(!shared.contains(&0x180) && !shared.contains(&0x41c) && !shared.contains(&0xc04));
-        let private: Vec<_> = per_interrupt(0..FIRST_LINE).map(|(at, _)| at).collect();
-        assert!(private.contains(&0x180) && private.contains(&0x41c) && private.contains(&0xc04));
-        let mut all = [shared, private].concat();
-        all.sort_unstable();
-        let len = all.len();
-        all.dedup();
-        assert_eq!(all.len(), len);
+        for own in [PER_INTERRUPT_V2, PER_INTERRUPT_V3] {
+            let registers = |interrupts| -> Vec<_> {
+                per_interrupt(own, interrupts).map(|(register, _)| register).collect()
+            };
+            let (private, shared) = (registers(0..FIRST_LINE), registers(FIRST_LINE..INTERRUPTS));
+            assert!(shared.contains(&0x084) && shared.contains(&0x08c));
+            assert!(shared.contains(&0x184) && shared.contains(&0x18c));
+            assert!(shared.contains(&0x420) && shared.contains(&0x47c));
+            assert!(shared.contains(&0xc08) && shared.contains(&0xc1c));
+            for register in [0x080, 0x180, 0x41c, 0xc04] {
+                assert!(private.contains(&register) && !shared.contains(&register));
+            }
+            let mut all = [shared, private].concat();
+            all.sort_unstable();
+            let len = all.len();
+            all.dedup();
+            assert_eq!(all.len(), len);
+        }
+    }
+
+    /// What KVM makes of a write is not what the architecture does: `vgic_v2_dist_registers`, `vgic_v3_dist_registers`.
+    #[test]
+    fn pending_bits_go_by_the_register_that_kvm_listens_to() {
+        let written = |own: &[PerInterrupt], first: u64| -> Vec<(u64, u32)> {
+            let all = per_interrupt(own, 0..INTERRUPTS);
+            all.filter(|(register, _)| (first..first + 0x10).contains(register)).collect()
+        };
+        let words = |first: u64, value: u32| [0, 4, 8, 12].map(|at| (first + at, value)).to_vec();
+        assert_eq!(written(PER_INTERRUPT_V2, 0x280), words(0x280, u32::MAX));
+        assert!(written(PER_INTERRUPT_V2, 0x200).is_empty());
+        assert_eq!(written(PER_INTERRUPT_V2, 0x080), words(0x080, 0));
+        assert_eq!(written(PER_INTERRUPT_V3, 0x200), words(0x200, 0));
+        assert!(written(PER_INTERRUPT_V3, 0x280).is_empty());
+        assert_eq!(written(PER_INTERRUPT_V3, 0x080), words(0x080, u32::MAX));
     }
 }
