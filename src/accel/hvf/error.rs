@@ -78,8 +78,8 @@ pub fn check(
     }
 }
 
-/// The same for `hv_vm_create`, the call that tells whether the framework can be used at all.
-pub fn check_create(answer: hv_return_t) -> Result<(), Error> {
+/// The same for `hv_vm_create`, and for a call before it: those tell whether the framework can be used at all.
+pub fn check_create(answer: hv_return_t, call: &'static str) -> Result<(), Error> {
     let unavailable = |hint: &str| {
         Err(Error::Unavailable {
             what: "Hypervisor.framework".into(),
@@ -101,7 +101,7 @@ pub fn check_create(answer: hv_return_t) -> Result<(), Error> {
             "use a Mac with Apple silicon and macOS 15 or later that is not a virtual machine itself \
              (`sysctl kern.hv_support` says 1)",
         ),
-        _ => check(answer, "hv_vm_create", String::new),
+        _ => check(answer, call, String::new),
     }
 }
 
@@ -128,20 +128,28 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_signed_is_told_how() {
-        let text = check_create(code(7)).unwrap_err().to_string();
+        let text = check_create(code(7), "hv_vm_create").unwrap_err().to_string();
         assert!(text.contains("HV_DENIED") && text.contains("codesign"), "{text}");
         assert!(text.contains("com.apple.security.hypervisor"), "{text}");
     }
 
     #[test]
     fn a_second_machine_is_refused_in_words() {
-        let text = check_create(code(2)).unwrap_err().to_string();
+        let text = check_create(code(2), "hv_vm_create").unwrap_err().to_string();
         assert!(text.contains("one virtual machine a process"), "{text}");
     }
 
     #[test]
     fn a_host_without_the_framework_is_told_what_it_needs() {
-        let text = check_create(code(0xf)).unwrap_err().to_string();
+        let text = check_create(code(0xf), "hv_vm_create").unwrap_err().to_string();
         assert!(text.contains("macOS 15"), "{text}");
+    }
+
+    #[test]
+    fn any_other_answer_names_the_call() {
+        let call = "hv_vm_config_get_max_ipa_size";
+        assert!(check_create(HV_SUCCESS, call).is_ok());
+        let text = check_create(code(5), call).unwrap_err().to_string();
+        assert!(text.starts_with(call) && text.contains("HV_NO_RESOURCES"), "{text}");
     }
 }

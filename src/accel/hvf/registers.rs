@@ -92,18 +92,18 @@ impl Handle {
         check(answer, "hv_gic_set_icc_reg", on)
     }
 
-    /// Makes private interrupt `intid` pending.
-    pub fn set_pending(&mut self, intid: u32) -> Result<(), Error> {
-        let (register, bit) = (HV_GIC_REDISTRIBUTOR_REG_GICR_ISPENDR0, 1 << intid);
-        // SAFETY: as for `set`.
-        let answer = unsafe { hv_gic_set_redistributor_reg(self.vcpu, register, bit) };
-        self.check(answer, "hv_gic_set_redistributor_reg")
+    /// Where the vCPU's redistributor is. It has a place once MPIDR_EL1 was set.
+    pub fn redistributor(&self) -> Result<u64, Error> {
+        let mut base = 0;
+        // SAFETY: the call writes the address.
+        let answer = unsafe { hv_gic_get_redistributor_base(self.vcpu, &mut base) };
+        self.check(answer, "hv_gic_get_redistributor_base").map(|()| base)
     }
 
-    /// Keeps the virtual timer from ending runs, or no longer.
-    pub fn set_timer_mask(&mut self, masked: bool) -> Result<(), Error> {
+    /// Lets the virtual timer through, which an exit of its own has masked.
+    pub fn unmask_timer(&mut self) -> Result<(), Error> {
         // SAFETY: as for `set`.
-        let answer = unsafe { hv_vcpu_set_vtimer_mask(self.vcpu, masked) };
+        let answer = unsafe { hv_vcpu_set_vtimer_mask(self.vcpu, false) };
         self.check(answer, "hv_vcpu_set_vtimer_mask")
     }
 
@@ -167,13 +167,17 @@ pub const CNTV_CTL_EL0: SysReg = SysReg::new(3, 3, 14, 3, 1);
 pub const CNTV_CVAL_EL0: SysReg = SysReg::new(3, 3, 14, 3, 2);
 const SP_EL1: SysReg = SysReg::new(3, 4, 4, 1, 0);
 
-/// What a reset puts back beside the general registers: all that the framework has of EL0's and EL1's state, but for
-/// identification, debug registers (which MDSCR_EL1 turns off) and vector registers, of which nothing is said.
+/// What a reset puts back beside the general registers: all system registers of EL0 and EL1 that the framework has, but for
+/// identification, debug registers (which MDSCR_EL1 turns off) and CNTP_TVAL_EL0, which is CNTP_CVAL_EL0 seen otherwise.
+/// Of vector registers nothing is said at a start, nor of what SME adds to PSTATE. Some are there from macOS 15.2 on.
 const SYSTEM: &[SysReg] = &[
     SysReg::new(2, 0, 0, 2, 0), // MDCCINT_EL1
     SysReg::new(2, 0, 0, 2, 2), // MDSCR_EL1
     SCTLR_EL1,
+    SysReg::new(3, 0, 1, 0, 1), // ACTLR_EL1, of which the framework has EnTSO
     SysReg::new(3, 0, 1, 0, 2), // CPACR_EL1
+    SysReg::new(3, 0, 1, 2, 4), // SMPRI_EL1
+    SysReg::new(3, 0, 1, 2, 6), // SMCR_EL1
     SysReg::new(3, 0, 2, 0, 0), // TTBR0_EL1
     SysReg::new(3, 0, 2, 0, 1), // TTBR1_EL1
     SysReg::new(3, 0, 2, 0, 2), // TCR_EL1
@@ -200,10 +204,13 @@ const SYSTEM: &[SysReg] = &[
     VBAR_EL1,
     SysReg::new(3, 0, 13, 0, 1), // CONTEXTIDR_EL1
     SysReg::new(3, 0, 13, 0, 4), // TPIDR_EL1
+    SysReg::new(3, 0, 13, 0, 7), // SCXTNUM_EL1
     SysReg::new(3, 0, 14, 1, 0), // CNTKCTL_EL1
     SysReg::new(3, 2, 0, 0, 0),  // CSSELR_EL1
     SysReg::new(3, 3, 13, 0, 2), // TPIDR_EL0
     SysReg::new(3, 3, 13, 0, 3), // TPIDRRO_EL0
+    SysReg::new(3, 3, 13, 0, 5), // TPIDR2_EL0
+    SysReg::new(3, 3, 13, 0, 7), // SCXTNUM_EL0
     SysReg::new(3, 3, 14, 2, 1), // CNTP_CTL_EL0
     SysReg::new(3, 3, 14, 2, 2), // CNTP_CVAL_EL0
     CNTV_CTL_EL0,

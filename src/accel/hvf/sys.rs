@@ -38,9 +38,6 @@ pub const HV_EXIT_REASON_EXCEPTION: u32 = 1;
 /// The virtual timer is due, and masked until `hv_vcpu_set_vtimer_mask` lets it through again.
 pub const HV_EXIT_REASON_VTIMER_ACTIVATED: u32 = 2;
 
-/// `GICR_ISPENDR0`, which makes private interrupts pending.
-pub const HV_GIC_REDISTRIBUTOR_REG_GICR_ISPENDR0: u32 = 0x10200;
-
 /// Why `hv_vcpu_run` returned. The framework fills it in before it does.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -104,7 +101,7 @@ unsafe extern "C" {
     pub fn hv_gic_set_spi(intid: u32, level: bool) -> hv_return_t;
     pub fn hv_gic_get_icc_reg(vcpu: hv_vcpu_t, reg: hv_sys_reg_t, value: *mut u64) -> hv_return_t;
     pub fn hv_gic_set_icc_reg(vcpu: hv_vcpu_t, reg: hv_sys_reg_t, value: u64) -> hv_return_t;
-    pub fn hv_gic_set_redistributor_reg(vcpu: hv_vcpu_t, reg: u32, value: u64) -> hv_return_t;
+    pub fn hv_gic_get_redistributor_base(vcpu: hv_vcpu_t, base: *mut hv_ipa_t) -> hv_return_t;
 
     /// Lets go of a configuration object (`os/object.h`, in libSystem).
     pub fn os_release(object: *mut c_void);

@@ -1,6 +1,6 @@
 //! A vCPU of Hypervisor.framework: the inner half of the exit loop.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use super::registers::{self, Handle, Pristine};
@@ -15,9 +15,6 @@ use crate::arch::aarch64::psci::Action;
 use crate::arch::aarch64::sysreg::Trapped;
 use crate::arch::aarch64::{mpidr, vtimer};
 use crate::bus::Flow;
-
-/// Interrupt ID of the virtual timer.
-const TIMER_INTID: u32 = 27;
 
 /// The GIC field of ID_AA64PFR0_EL1, and what it says of system registers for GICv3.
 const PFR0_GIC_MASK: u64 = 0xf << 24;
@@ -36,8 +33,6 @@ pub struct HvfVcpu {
     /// Whether it runs, as opposed to being off until another vCPU turns it on.
     on: bool,
     trapped: Trapped,
-    /// Whether the virtual timer has ended a run and is masked since.
-    timer_masked: bool,
     shared: Arc<Shared>,
 }
 
@@ -57,25 +52,16 @@ impl HvfVcpu {
         if !seat.take(handle.vcpu()) {
             return Err(Error::Unsupported(format!("there is a vCPU {id} already")));
         }
-        Ok(Self {
-            handle,
-            id,
-            seat,
-            pristine,
-            on: id == 0,
-            trapped: Trapped::default(),
-            timer_masked: false,
-            shared,
-        })
+        // From here on the seat is given back when the vCPU goes.
+        let trapped = Trapped::default();
+        let vcpu = Self { handle, id, seat, pristine, on: id == 0, trapped, shared };
+        vcpu.shared.check_redistributor(id, vcpu.handle.redistributor()?)?;
+        Ok(vcpu)
     }
 
     /// Makes all state that of a vCPU that is switched on, in `state`.
     fn power_on(&mut self, state: &CpuState) -> Result<(), Error> {
         self.trapped = Trapped::default();
-        if self.timer_masked {
-            self.handle.set_timer_mask(false)?;
-            self.timer_masked = false;
-        }
         self.pristine.load(&mut self.handle, state)
     }
 
@@ -238,20 +224,17 @@ impl HvfVcpu {
         handle.set(HV_REG_PC, after.pc)
     }
 
-    /// The virtual timer is due. That the framework's interrupt controller does not know by itself is not to be
-    /// expected, but `hv_vcpu_types.h` says what to do.
-    fn timer_due(&mut self) -> Result<(), Error> {
-        self.timer_masked = true;
-        self.handle.set_pending(TIMER_INTID)
-    }
-
-    /// Lets the virtual timer end runs again, once the guest has seen to it.
-    fn unmask_timer(&mut self) -> Result<(), Error> {
-        if self.until_timer()? != Some(Duration::ZERO) {
-            self.handle.set_timer_mask(false)?;
-            self.timer_masked = false;
-        }
-        Ok(())
+    /// The virtual timer has ended a run, and is masked by that (`hv_vcpu_types.h`). It is not to be expected: the
+    /// framework's interrupt controller sees to the timer by itself, and so needs it unmasked at once. A guest that sets its
+    /// timer again and sleeps makes no other exit.
+    #[cold]
+    fn timer_ended_run(&mut self) -> Result<(), Error> {
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| {
+            let id = self.id;
+            log::warn!("vCPU {id}: the virtual timer ends runs, which is not to be expected");
+        });
+        self.handle.unmask_timer()
     }
 }
 
@@ -266,14 +249,11 @@ impl AccelVcpu for HvfVcpu {
                 continue;
             }
             let exit = self.handle.run()?;
-            if self.timer_masked {
-                self.unmask_timer()?;
-            }
             match exit.reason {
                 HV_EXIT_REASON_EXCEPTION => {}
                 HV_EXIT_REASON_CANCELED => continue,
                 HV_EXIT_REASON_VTIMER_ACTIVATED => {
-                    self.timer_due()?;
+                    self.timer_ended_run()?;
                     continue;
                 }
                 reason => return Err(Error::UnexpectedExit { vcpu: self.id, reason }),

@@ -1,6 +1,7 @@
 //! A virtual machine of Hypervisor.framework: guest memory and the interrupt controller.
 
 use std::ffi::c_void;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::seat::Seat;
@@ -62,12 +63,13 @@ impl Machine {
         let mut bits = 0;
         // SAFETY: the call writes the number.
         let answer = unsafe { hv_vm_config_get_max_ipa_size(&mut bits) };
-        check(answer, "hv_vm_config_get_max_ipa_size", String::new)?;
+        // The first call that a host without the framework, or a program without the entitlement, can fail at.
+        check_create(answer, "hv_vm_config_get_max_ipa_size")?;
         // SAFETY: the object lives until the end of this function.
         let answer = unsafe { hv_vm_config_set_ipa_size(config.0, bits) };
         check(answer, "hv_vm_config_set_ipa_size", || format!(" for {bits} bits"))?;
         // SAFETY: the same.
-        check_create(unsafe { hv_vm_create(config.0) })?;
+        check_create(unsafe { hv_vm_create(config.0) }, "hv_vm_create")?;
         Ok(Self)
     }
 }
@@ -167,6 +169,12 @@ fn fit(
     )))
 }
 
+/// Where a guest is told the redistributors of `cpus` vCPUs are (`gic` in `arch/aarch64/fdt.rs`).
+fn redistributors(cpus: u64) -> Range<u64> {
+    let start = layout::GIC_REDISTRIBUTORS;
+    start..start + cpus * layout::GIC_REDISTRIBUTOR_LEN
+}
+
 impl Shared {
     /// The place of vCPU `id`.
     pub fn seat(&self, id: u32) -> Result<&Arc<Seat>, Error> {
@@ -174,6 +182,17 @@ impl Shared {
             let cpus = self.seats.len();
             Error::Unsupported(format!("there is no vCPU {id}: there are {cpus}"))
         })
+    }
+
+    /// Checks that the redistributor of vCPU `id`, at `base`, is where guests look for it.
+    pub fn check_redistributor(&self, id: u32, base: u64) -> Result<(), Error> {
+        let Range { start, end } = redistributors(self.seats.len() as u64);
+        if base >= start && base.saturating_add(layout::GIC_REDISTRIBUTOR_LEN) <= end {
+            return Ok(());
+        }
+        Err(Error::Unsupported(format!(
+            "the redistributor of vCPU {id} is at {base:#x} on this host, and a guest looks for it from {start:#x} to {end:#x}"
+        )))
     }
 
     /// Which vCPUs are on.

@@ -46,6 +46,7 @@ pub struct GicConfig {
 /// The machine's interrupt controller.
 pub struct Gic {
     device: DeviceFd,
+    redistributors: u64,
     messages: Range<u32>,
     /// Lines that were raised before KVM's device is initialised, or `None` once it is.
     early: Mutex<Option<Vec<u32>>>,
@@ -60,8 +61,12 @@ impl Gic {
         let mut device =
             kvm_create_device { type_: kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3, fd: 0, flags: 0 };
         let device = vm.fd.create_device(&mut device).map_err(refused("KVM_CREATE_DEVICE"))?;
-        let gic =
-            Self { device, messages: config.messages.clone(), early: Mutex::new(Some(Vec::new())) };
+        let gic = Self {
+            device,
+            redistributors,
+            messages: config.messages.clone(),
+            early: Mutex::new(Some(Vec::new())),
+        };
         gic.set(KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &SPIS.end)?;
         gic.set(KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_DIST.into(), &distributor)?;
         gic.set(KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_REDIST.into(), &redistributors)?;
@@ -199,9 +204,9 @@ impl Gic {
         }
     }
 
-    /// A register of a vCPU's redistributor.
-    pub fn set_private(&self, affinity: u32, register: u32, value: u64) -> Result {
-        self.set_redistributor(affinity, register, value as u32)
+    /// Where the redistributor of the `number`th vCPU is: KVM puts them side by side, in the order in which vCPUs are made.
+    pub fn redistributor(&self, number: u64) -> u64 {
+        self.redistributors + number * REDISTRIBUTOR as u64
     }
 }
 

@@ -22,7 +22,7 @@
 //! * The interrupt controller is made after the machine and before its vCPUs, takes its place in memory from its
 //!   configuration, and is not seen again: interrupts wake vCPUs, the virtual timer interrupts by itself, and WFI does not
 //!   end a run. `hv_gic_set_spi` takes any interrupt that is neither private nor a message; for an edge `true` is the
-//!   edge and `false` nothing.
+//!   edge and `false` nothing. A vCPU has a redistributor once its MPIDR_EL1 was set.
 //! * `os_release` frees configuration objects; the counter is `mach_absolute_time` less the offset.
 //!
 //! # What it asks for beyond the framework
@@ -43,7 +43,8 @@
 //! * The registers of the interrupt controller's message frame are not there, and what `hv_gic_set_icc_reg` writes
 //!   is forgotten while another vCPU runs.
 //! * The kind of processor, its errata and what its registers read at reset are those of the host.
-//! * Registers that this processor lacks read as zero.
+//! * Registers that this processor lacks, or KVM does not show, read as zero and forget what is written. The framework
+//!   refuses those that it does not know.
 //! * Nothing is known of speed.
 
 #![cfg(all(hyperkit_hvf_standin, target_os = "linux", target_arch = "aarch64"))]

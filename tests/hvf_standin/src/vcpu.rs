@@ -35,6 +35,8 @@ struct Vcpu {
     outside: Arc<Outside>,
     exit: Box<Exit>,
     pending: Pending,
+    /// MPIDR_EL1 has been set.
+    placed: bool,
     /// Counts accesses to devices.
     turn: u32,
     vm: Arc<Vm>,
@@ -95,7 +97,8 @@ impl Vcpu {
         vcpus.push(Some(outside.clone()));
         drop(vcpus);
         let exit = Box::default();
-        Ok(Self { handle, fd, outside, exit, pending: Pending::Nothing, turn: 0, vm })
+        let pending = Pending::Nothing;
+        Ok(Self { handle, fd, outside, exit, pending, placed: false, turn: 0, vm })
     }
 
     fn run(&mut self) -> Result {
@@ -353,6 +356,7 @@ pub extern "C" fn hv_vcpu_set_sys_reg(vcpu: u64, register: u16, value: u64) -> A
         own.settle();
         Register::of_system(register).set(&own.fd, value)?;
         if register == MPIDR_EL1 {
+            own.placed = true;
             own.outside.set_affinity(value);
         }
         Ok(())
@@ -395,11 +399,19 @@ pub extern "C" fn hv_gic_set_icc_reg(vcpu: u64, register: u16, value: u64) -> An
     })
 }
 
-/// Writes a register of the vCPU's redistributor.
+/// Where the vCPU's redistributor is, once its MPIDR_EL1 has been set.
+///
+/// # Safety
+/// `base` can be written.
 #[unsafe(no_mangle)]
-pub extern "C" fn hv_gic_set_redistributor_reg(vcpu: u64, register: u32, value: u64) -> Answer {
+pub unsafe extern "C" fn hv_gic_get_redistributor_base(vcpu: u64, base: *mut u64) -> Answer {
     owned(vcpu, |own| {
         let gic = own.vm.gic.get().ok_or(HV_NO_DEVICE)?;
-        gic.set_private(own.outside.affinity(), register, value)
+        if !own.placed {
+            return Err(HV_BAD_ARGUMENT);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { *base = gic.redistributor(own.handle) };
+        Ok(())
     })
 }

@@ -71,10 +71,7 @@ pub fn current() -> Result<Arc<Vm>> {
 
 impl Vm {
     fn new(ipa_bits: Option<u32>) -> Result<Self> {
-        let kvm = Kvm::new().map_err(|error| match error.errno() {
-            libc::EACCES | libc::EPERM => HV_DENIED,
-            _ => HV_UNSUPPORTED,
-        })?;
+        let kvm = open_kvm()?;
         let bits = ipa_bits.unwrap_or(DEFAULT_IPA_BITS);
         let fd = kvm.create_vm_with_ipa_size(bits).map_err(refused("KVM_CREATE_VM"))?;
         // Loads and stores that the processor does not take apart end the run as well.
@@ -113,6 +110,14 @@ impl Vm {
         memory.push((ipa, len));
         Ok(())
     }
+}
+
+/// KVM; who may not open it is refused as a program that is not signed.
+fn open_kvm() -> Result<Kvm> {
+    Kvm::new().map_err(|error| match error.errno() {
+        libc::EACCES | libc::EPERM => HV_DENIED,
+        _ => HV_UNSUPPORTED,
+    })
 }
 
 /// Has every call that it can, PSCI's among them, end a run; `false` if this kernel has no filter.
@@ -157,12 +162,10 @@ pub extern "C" fn hv_vm_config_create() -> *mut c_void {
 /// `bits` can be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hv_vm_config_get_max_ipa_size(bits: *mut u32) -> Answer {
-    let Ok(kvm) = Kvm::new() else {
-        return HV_UNSUPPORTED;
-    };
-    // SAFETY: the caller's promise.
-    unsafe { *bits = kvm.get_host_ipa_limit().max(DEFAULT_IPA_BITS as i32) as u32 };
-    HV_SUCCESS
+    answer(open_kvm().map(|kvm| {
+        // SAFETY: the caller's promise.
+        unsafe { *bits = kvm.get_host_ipa_limit().max(DEFAULT_IPA_BITS as i32) as u32 };
+    }))
 }
 
 /// Sets the bits of a guest-physical address.

@@ -16,6 +16,7 @@ const ILLEGAL_GUEST_STATE: i32 = 0xfae9_4004_u32 as i32;
 
 const PC: u32 = 31;
 const CPSR: u32 = 34;
+const MPIDR_EL1: u16 = 0xc005;
 const CANCELED: u32 = 0;
 const EXCEPTION: u32 = 1;
 
@@ -32,6 +33,7 @@ unsafe extern "C" {
     safe fn hv_vcpu_destroy(vcpu: u64) -> i32;
     safe fn hv_vcpu_run(vcpu: u64) -> i32;
     safe fn hv_vcpu_set_reg(vcpu: u64, register: u32, value: u64) -> i32;
+    safe fn hv_vcpu_set_sys_reg(vcpu: u64, register: u16, value: u64) -> i32;
     safe fn hv_gic_set_spi(intid: u32, level: bool) -> i32;
     fn hv_vm_create(config: *mut c_void) -> i32;
     fn hv_vm_map(host: *mut c_void, ipa: u64, len: usize, flags: u64) -> i32;
@@ -43,6 +45,7 @@ unsafe extern "C" {
     fn hv_gic_config_set_redistributor_base(config: *mut c_void, at: u64) -> i32;
     fn hv_gic_config_set_msi_interrupt_range(config: *mut c_void, first: u32, count: u32) -> i32;
     fn hv_gic_create(config: *mut c_void) -> i32;
+    fn hv_gic_get_redistributor_base(vcpu: u64, base: *mut u64) -> i32;
     fn os_release(object: *mut c_void);
 }
 
@@ -204,6 +207,19 @@ fn lines_are_neither_private_interrupts_nor_messages() {
     ] {
         assert_eq!(hv_gic_set_spi(intid, true), answer, "{intid}");
     }
+}
+
+#[test]
+fn a_vcpu_has_a_redistributor_once_it_has_an_affinity() {
+    let machine = Machine::new();
+    let vcpu = machine.vcpu(&[BRANCH_HERE]);
+    let mut base = 0;
+    // SAFETY: the address can be written.
+    assert_eq!(unsafe { hv_gic_get_redistributor_base(vcpu.vcpu, &mut base) }, BAD_ARGUMENT);
+    assert_eq!(hv_vcpu_set_sys_reg(vcpu.vcpu, MPIDR_EL1, 0x8000_0000), SUCCESS);
+    // SAFETY: the same.
+    assert_eq!(unsafe { hv_gic_get_redistributor_base(vcpu.vcpu, &mut base) }, SUCCESS);
+    assert_eq!(base, 0x1000_0000);
 }
 
 #[test]
