@@ -30,6 +30,7 @@ use hyperkit::net::Net;
 use hyperkit::vm::{End, Error, OnReset, Vm};
 use hyperkit::vsock::Vsock;
 use lexopt::prelude::*;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use uuid::Uuid;
 
 const HELP: &str = "\
@@ -261,7 +262,23 @@ fn status(error: &Error) -> u8 {
     }
 }
 
+/// Lets this process have more descriptors than the 1024 or 256 that a host begins with: a guest's connections and the files
+/// of its shares take one each.
+fn allow_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    // macOS says that there is no limit, and does not take that for an answer.
+    for most in [1 << 20, 10_240] {
+        let most = limit.maximum.map_or(most, |maximum| most.min(maximum));
+        if limit.current.is_none_or(|now| now >= most)
+            || setrlimit(Resource::Nofile, Rlimit { current: Some(most), ..limit }).is_ok()
+        {
+            return;
+        }
+    }
+}
+
 fn run(options: Options) -> Result<End, Error> {
+    allow_descriptors();
     let (stop, stopped) = mpsc::channel();
     let terminal = Console::stdio().on_escape(ESCAPE, move || {
         // Nobody listens once the machine has ended.

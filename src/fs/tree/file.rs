@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::directory::{Found, Reader};
-use super::handle::sync_data;
+use super::handle::{sync, sync_data};
 use super::identity::FileId;
 use super::lock::Held;
 use super::node::qid_kind;
@@ -170,10 +170,10 @@ impl OpenFile {
         })
     }
 
-    /// Writes what the host has cached of it to its disk; with `data_only` no more of what is known of the file than
+    /// Writes what the host has cached of it to its disk, as far as that can be told to keep it; with `data_only` no more of what is known of the file than
     /// it takes to read the data.
     pub fn sync(&self, data_only: bool) -> io::Result<()> {
-        if data_only { sync_data(&self.file) } else { Ok(rustix::fs::fsync(&self.file)?) }
+        if data_only { sync_data(&self.file) } else { sync(&self.file) }
     }
 
     /// Calls `each` with the entries behind `cookie` (0: all), `.` and `..` included, until it returns false, the

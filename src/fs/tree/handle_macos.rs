@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use super::identity::{Facts, FileId};
 use super::{Time, Wait, kind};
+use crate::sys::file::{flush_drive, is_unsupported};
 
 /// What everything here is opened with.
 const PLAINLY: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
@@ -297,9 +298,18 @@ pub(super) fn is_no_xattr(error: Errno) -> bool {
     error.raw_os_error() == libc::ENOATTR
 }
 
-/// Hands a file's data to the host's disk.
+/// Writes a file to the host's disk and has that keep it, as fsync alone does not here. File systems that know nothing
+/// of a disk have nothing better.
+pub(super) fn sync(file: &File) -> io::Result<()> {
+    match flush_drive(file) {
+        Err(error) if is_unsupported(&error) => Ok(rustix::fs::fsync(file)?),
+        done => done,
+    }
+}
+
+/// The same: the data cannot be kept without the rest.
 pub(super) fn sync_data(file: &File) -> io::Result<()> {
-    Ok(rustix::fs::fsync(file)?)
+    sync(file)
 }
 
 fn facts_of(stat: &Stat) -> Facts {
