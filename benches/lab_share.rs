@@ -1,6 +1,7 @@
 //! A shared folder under a stock kernel, beside QEMU's own server (`-virtfs local`) under its microvm: names made, looked
 //! at, listed and removed, a file read and written in large and small pieces, and `git status` of a tree; the same
-//! kernel and initrd, one processor, a tmpfs of the host, nothing cached in the guest; the machines take turns.
+//! kernel and initrd, one processor, a tmpfs of the host, nothing cached in the guest. The machines take turns, and each
+//! does everything but the last three times: the best counts, as the host may be slow for a while.
 
 #[path = "support/lab.rs"]
 mod lab;
@@ -36,23 +37,28 @@ const SCRIPT: &str = r#"
 in-tools /dev/vda true
 cat > /tmp/p <<'END'
 use strict; use Time::HiRes 'time'; use Fcntl;
-my ($dir, $t, $n) = ("/mnt/work/many", 0, 300);
-sub rate { printf "rate %d %f\n", $_[0], $_[1] / (time - $t) }
-mkdir $dir or die;
-$t = time; for (1 .. $n) { open(my $f, '>', "$dir/$_") or die } rate(0, $n);
-$t = time; for (1 .. $n) { stat("$dir/$_") or die } rate(1, $n);
-$t = time; for (1 .. 5) { opendir(my $d, $dir) or die; my @all = readdir $d } rate(2, 5 * $n);
-$t = time; for (1 .. $n) { unlink("$dir/$_") or die } rate(3, $n);
-my $size = 32 << 20; my $data = 'x' x 131072; my $got;
-sysopen(my $f, "/mnt/work/file", O_RDWR | O_CREAT) or die;
-$t = time; for (1 .. $size / 131072) { syswrite($f, $data) == 131072 or die } rate(4, $size / 1048576);
-sysseek($f, 0, 0);
-$t = time; for (1 .. $size / 131072) { sysread($f, $got, 131072) == 131072 or die } rate(5, $size / 1048576);
-srand 7; $n = 1000; $data = 'y' x 4096;
-$t = time; for (1 .. $n) { sysseek($f, 4096 * int rand($size / 4096), 0); syswrite($f, $data) == 4096 or die } rate(6, $n);
-$t = time; for (1 .. $n) { sysseek($f, 4096 * int rand($size / 4096), 0); sysread($f, $got, 4096) == 4096 or die } rate(7, $n);
+my ($dir, $t, $n, @best) = ("/mnt/work/many", 0, 150);
+sub rate { my $rate = $_[1] / (time - $t); $best[$_[0]] = $rate if $rate > ($best[$_[0]] // 0) }
+for my $try (1 .. 3) {
+    mkdir $dir or die;
+    $t = time; for (1 .. $n) { open(my $f, '>', "$dir/$_") or die } rate(0, $n);
+    $t = time; for (1 .. $n) { stat("$dir/$_") or die } rate(1, $n);
+    $t = time; for (1 .. 5) { opendir(my $d, $dir) or die; my @all = readdir $d } rate(2, 5 * $n);
+    $t = time; for (1 .. $n) { unlink("$dir/$_") or die } rate(3, $n);
+    rmdir $dir or die;
+    my $size = 32 << 20; my $data = 'x' x 131072; my $got;
+    sysopen(my $f, "/mnt/work/file", O_RDWR | O_CREAT) or die;
+    $t = time; for (1 .. $size / 131072) { syswrite($f, $data) == 131072 or die } rate(4, $size / 1048576);
+    sysseek($f, 0, 0);
+    $t = time; for (1 .. $size / 131072) { sysread($f, $got, 131072) == 131072 or die } rate(5, $size / 1048576);
+    srand 7; my $some = 500; $data = 'y' x 4096;
+    $t = time; for (1 .. $some) { sysseek($f, 4096 * int rand($size / 4096), 0); syswrite($f, $data) == 4096 or die } rate(6, $some);
+    $t = time; for (1 .. $some) { sysseek($f, 4096 * int rand($size / 4096), 0); sysread($f, $got, 4096) == 4096 or die } rate(7, $some);
+    close $f; unlink "/mnt/work/file" or die;
+}
 $ENV{HOME} = '/tmp'; chdir '/mnt/work/tree';
-$t = time; for (1 .. 3) { print "changed: ", `git -c safe.directory=* status --short | wc -l` } rate(8, 3 * 60);
+$t = time; print "changed: ", `git -c safe.directory=* status --short | wc -l`; rate(8, 60);
+printf "rate %d %f\n", $_, $best[$_] for 0 .. $#best;
 END
 in-tools /dev/vda perl /tmp/p
 "#;
