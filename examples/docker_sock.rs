@@ -124,7 +124,7 @@ fn wait_for_guest(running: &Running, port: u32) -> bool {
 /// Asks whoever listens for its version, in Docker's API: a stream of the guest is read and written as any other.
 fn version(running: &Running, port: u32) -> Option<String> {
     let mut stream = running.vsock().connect(port).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(120))).ok()?;
     stream.write_all(b"GET /version HTTP/1.0\r\nHost: docker\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;

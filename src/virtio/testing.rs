@@ -19,7 +19,7 @@ use crate::accel::IrqLine;
 use crate::bus::BusDevice;
 
 /// How long a device may take to answer before a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a [`Guest`]'s memory is: two regions with a hole between them, address and length.
 pub const RAM: [(u64, usize); 2] = [(0, 4 << 20), (16 << 20, 4 << 20)];

@@ -1,5 +1,6 @@
 //! How a test writes a guest, runs it, and hears from it.
 
+use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hyperkit::accel::hvf::{Hvf, HvfVcpu, HvfVm};
@@ -72,6 +73,7 @@ impl Machine {
 
     pub fn load(&self, code: &[u8], at: u64) {
         self.ram.memory().write_slice(code, GuestAddress(at)).unwrap();
+        self.ram.sync_code(at, code.len() as u64);
     }
 
     /// vCPU `id`, on this thread. All of them are to be there before one runs.
@@ -93,6 +95,8 @@ impl Machine {
 pub struct Devices {
     pub loads: Vec<(u64, usize)>,
     pub stores: Vec<(u64, Vec<u8>)>,
+    /// Who is told of each store to [`REPORT`].
+    pub told: Option<Sender<()>>,
 }
 
 impl Devices {
@@ -126,6 +130,12 @@ impl ExitHandler for Devices {
             return Flow::Break(Exit::PowerOff);
         }
         self.stores.push((gpa, data.to_vec()));
+        if gpa == REPORT
+            && let Some(told) = &self.told
+        {
+            // Who has heard the first may be gone.
+            let _ = told.send(());
+        }
         Flow::Continue(())
     }
 }

@@ -5,7 +5,6 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
 
 use hyperkit::arch::SERIAL_CONSOLE;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -22,8 +21,9 @@ pub fn boot(flavour: Flavour, cmdline: &str) -> Command {
     command
 }
 
-/// What it printed and how it ended. One that does not end is killed, so that what it printed can be seen.
-fn output(child: Child) -> Output {
+/// What it printed and how it ended, once `begin` is done with it. One that does not end is killed, so that what it
+/// printed can be seen.
+fn output(mut child: Child, begin: impl FnOnce(&mut Child)) -> Output {
     let id = rustix::process::Pid::from_child(&child);
     let (ended, wait) = channel::<()>();
     let guard = std::thread::spawn(move || {
@@ -31,6 +31,7 @@ fn output(child: Child) -> Output {
             let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
         }
     });
+    begin(&mut child);
     let output = child.wait_with_output().unwrap();
     drop(ended);
     guard.join().unwrap();
@@ -43,16 +44,21 @@ fn commands_piped_in_are_run_by_the_guest() {
         return;
     }
     for (console, name) in [("serial", SERIAL_CONSOLE), ("virtio", "hvc0")] {
-        let mut child = boot(Flavour::Cloud, &format!("console={name} quiet"))
+        let child = boot(Flavour::Cloud, &format!("console={name} quiet"))
             .args(["--cpus", "2", "--console", console])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // All at once, long before there is a shell. The end of the input is not the end of the guest's.
+        // All at once, and for a serial port long before there is a shell; a virtio console is only there once its
+        // driver is, and the guest has written to it. The end of the input is not the end of the guest's.
         let input = b"uname -r; nproc; echo en\"\"d; poweroff -f\n";
-        child.stdin.take().unwrap().write_all(input).unwrap();
-        let output = output(child);
+        let output = output(child, |child| {
+            if console == "virtio" {
+                child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+            }
+            child.stdin.take().unwrap().write_all(input).unwrap();
+        });
         let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
         assert!(output.status.success(), "{text}");
         let release = if ARM { "-cloud-arm64" } else { "-cloud-amd64" };
@@ -73,7 +79,7 @@ fn the_exit_status_tells_how_the_guest_ended() {
         let cmdline = scripted(&format!("{QUIET} {more}"), script);
         let mut command = boot(Flavour::Cloud, &cmdline);
         command.arg("--no-reboot").stdin(Stdio::null()).stdout(Stdio::piped());
-        let output = output(command.spawn().unwrap());
+        let output = output(command.spawn().unwrap(), |_| ());
         let text = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(expected), "{script}: {text}");
     }
@@ -110,9 +116,10 @@ fn a_terminal_is_raw_for_the_guest_and_as_before_afterwards() {
     let mut keyboard = File::from(master);
     let seen = screen.wait_for(PROMPT, 0);
     assert_ne!(format!("{:?}", tcgetattr(&terminal).unwrap()), before);
-    // Ctrl-C is the guest's.
-    keyboard.write_all(b"sleep 1000\r").unwrap();
-    std::thread::sleep(Duration::from_secs(2));
+    // Ctrl-C is the guest's. Who says that it runs has the guest's terminal by then, and a shell that is about to start
+    // something would not pass it on.
+    keyboard.write_all(b"sh -c 'echo run\"\"ning; sleep 1000'\r").unwrap();
+    let seen = screen.wait_for("running", seen);
     keyboard.write_all(b"\x03echo go\"\"on\r").unwrap();
     screen.wait_for("goon", seen);
     // Ctrl-] is not.

@@ -18,14 +18,18 @@ fn a_guest_reboots_in_place_every_way_it_knows() {
         let mut session = Session::start(|builder| {
             builder.cpus(2).kernel(Flavour::Cloud.kernel(&format!("{QUIET} {way}")))
         });
+        let mut begun = Instant::now();
         for _ in 0..long_or(2, 1) {
             session.wait_for_shell();
             assert_eq!(session.run("nproc"), "2\n");
+            begun = Instant::now();
             session.type_in("reboot -f\n");
         }
         session.wait_for_shell();
         let uptime = session.run("cut -d. -f1 /proc/uptime");
-        assert!(uptime.trim().parse::<u64>().unwrap() < 120, "{uptime}");
+        // It began anew with the last of them.
+        let (uptime, most) = (uptime.trim().parse::<u64>().unwrap(), begun.elapsed().as_secs() + 1);
+        assert!(uptime <= most, "up for {uptime} s, at most {most} s after the reboot");
         session.type_in("poweroff -f\n");
         assert_eq!(session.end().unwrap(), End::PowerOff, "with {way:?}");
     }
@@ -85,6 +89,10 @@ fn the_power_button_shuts_the_guest_down() {
     for flavour in [Flavour::Generic, Flavour::Cloud].into_iter().take(if ARM { 1 } else { 2 }) {
         let mut session = Session::start(|builder| builder.kernel(flavour.kernel(QUIET)));
         session.wait_for_shell();
+        // There may be a shell before acpid, which was started ahead of it, has opened the button.
+        session.run(
+            "until ls -l /proc/$(pidof acpid)/fd 2>/dev/null | grep -q event0; do sleep 0.1; done",
+        );
         session.vm.power_button();
         assert_eq!(session.end().unwrap(), End::PowerOff);
     }
@@ -98,26 +106,32 @@ fn a_paused_guest_stands_still_and_goes_on_without_complaint() {
     let mut session =
         Session::start(|builder| builder.cpus(2).kernel(Flavour::Cloud.kernel(QUIET)));
     session.wait_for_shell();
+    let complaints = "dmesg -r | grep '^<[0-4]>' | grep -iE 'lockup|stall|hung|unstable'";
+    let before = session.run(complaints);
     session.type_in("while sleep 0.1; do echo tick; done\n");
     for _ in 0..3 {
         session.wait_for("tick\r\n");
         session.vm.pause().unwrap();
         std::thread::sleep(Duration::from_millis(200));
-        let before = session.screen.text().len();
+        let seen = session.screen.text().len();
         std::thread::sleep(Duration::from_secs(3));
-        assert_eq!(session.screen.text().len(), before);
+        assert_eq!(session.screen.text().len(), seen);
         session.vm.resume().unwrap();
         session.wait_for("tick\r\n");
     }
     session.type_in("\x03");
     session.wait_for(PROMPT);
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let from = now();
     let guest: f64 = session.run("date +%s").trim().parse().unwrap();
-    let host = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
-    assert!((host - guest).abs() < 3.0, "the guest's clock is {} s behind", host - guest);
-    assert_eq!(
-        session.run("dmesg -r | grep '^<[0-4]>' | grep -iE 'lockup|stall|hung|unstable'"),
-        ""
+    let to = now();
+    assert!(
+        guest > from - 3.0 && guest < to + 1.0,
+        "the guest's clock is {} to {} s behind",
+        from - guest,
+        to - guest
     );
+    assert_eq!(session.run(complaints), before);
     session.type_in("poweroff -f\n");
     assert_eq!(session.end().unwrap(), End::PowerOff);
 }
@@ -133,7 +147,7 @@ fn a_guest_is_stopped_at_any_moment_of_its_boot() {
         std::thread::sleep(Duration::from_millis(moment));
         let begun = Instant::now();
         session.vm.stop();
-        assert!(begun.elapsed() < Duration::from_secs(10), "after {moment} ms");
+        assert!(begun.elapsed() < Duration::from_secs(60), "after {moment} ms");
         assert_eq!(session.end().unwrap(), End::Stopped);
     }
 }

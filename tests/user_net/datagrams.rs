@@ -292,7 +292,7 @@ fn packets_that_may_go_no_further_are_told_of() {
 #[test]
 fn flows_end_when_they_are_silent_and_make_room_for_others() {
     let echo = Echo::new(Ipv4Addr::LOCALHOST);
-    let config = UserNet::new().udp_limits(4, Duration::from_millis(100));
+    let config = UserNet::new().udp_limits(4, Duration::from_secs(2));
     let mut net = Net::new(config);
     let host = SocketAddr::new(HOST, echo.address.port());
     for port in 1..=10 {

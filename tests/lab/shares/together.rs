@@ -38,7 +38,8 @@ select(undef, undef, undef, 0.2) until -e "/mnt/work/free";
 print "free: ", lock($f, F_WRLCK) ? "yes" : "no", "\n";
 END
         tool perl /tmp/p || exit 1
-        echo "from the other" > /mnt/work/done
+        # Not there before all of it is.
+        echo "from the other" > /mnt/work/done.new; mv /mnt/work/done.new /mnt/work/done
         "#
     );
     let holder = start(&holder, [share(&dir)]);

@@ -2,17 +2,6 @@
 
 use super::*;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-/// Lets this process have descriptors for thousands of connections.
-fn allow_descriptors(count: u64) {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|now| now < count) {
-        let maximum = limit.maximum.map(|most| most.max(count));
-        setrlimit(Resource::Nofile, Rlimit { current: Some(count), maximum }).unwrap();
-    }
-}
-
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
