@@ -11,12 +11,21 @@ const READ: u8 = 0;
 const WRITE: u8 = 1;
 const NONE: u8 = 2;
 
+/// The only flag there is to know (P9_LOCK_FLAGS_BLOCK).
+const BLOCK: u32 = 1;
+
 impl Call<'_, '_> {
-    pub fn lock(&self, fid: u32, lock: Lock<'_>, out: &mut Reply<'_>) -> Result<(), Errno> {
+    pub fn lock(
+        &self,
+        fid: u32,
+        flags: u32,
+        lock: Lock<'_>,
+        out: &mut Reply<'_>,
+    ) -> Result<(), Errno> {
         const SUCCESS: u8 = 0;
         const BLOCKED: u8 = 1;
         let fid = self.fid(fid)?;
-        out.u8(match fid.open()?.lock(&request(lock)?)? {
+        out.u8(match fid.open()?.lock(&request(lock, flags)?)? {
             LockStatus::Done => SUCCESS,
             LockStatus::Blocked => BLOCKED,
         });
@@ -24,7 +33,7 @@ impl Call<'_, '_> {
     }
 
     pub fn getlock(&self, fid: u32, lock: Lock<'_>, out: &mut Reply<'_>) -> Result<(), Errno> {
-        let mut request = request(lock)?;
+        let mut request = request(lock, 0)?;
         if request.kind == LockKind::None {
             // Linux does not say which kind it is about. A lock for writing is in nobody's way only if there is none.
             request.kind = LockKind::Write;
@@ -44,7 +53,7 @@ impl Call<'_, '_> {
     }
 }
 
-fn request(lock: Lock<'_>) -> Result<LockRequest<'_>, Errno> {
+fn request(lock: Lock<'_>, flags: u32) -> Result<LockRequest<'_>, Errno> {
     let kind = match lock.kind {
         READ => LockKind::Read,
         WRITE => LockKind::Write,
@@ -52,5 +61,5 @@ fn request(lock: Lock<'_>) -> Result<LockRequest<'_>, Errno> {
         _ => return Err(Errno::INVAL),
     };
     let Lock { start, length, process, client, .. } = lock;
-    Ok(LockRequest { kind, start, length, process, client })
+    Ok(LockRequest { kind, start, length, process, client, waits: flags & BLOCK != 0 })
 }

@@ -219,7 +219,7 @@ impl Call<'_, '_> {
             R::Statfs { fid } => self.statfs(fid, out),
             R::Xattrwalk { fid, new_fid, name } => self.xattrwalk(fid, new_fid, name, out),
             R::Xattrcreate { fid, name, size, flags } => self.xattrcreate(fid, name, size, flags),
-            R::Lock { fid, lock, .. } => self.lock(fid, lock, out),
+            R::Lock { fid, flags, lock } => self.lock(fid, flags, lock, out),
             R::Getlock { fid, lock } => self.getlock(fid, lock, out),
         }?;
         Ok(0)

@@ -88,6 +88,8 @@ impl NewValue {
             return Err(Errno::INVAL);
         }
         if end > self.bytes.len() {
+            // No more room than was counted.
+            self.bytes.reserve_exact(self.size - self.bytes.len());
             self.bytes.resize(end, 0);
         }
         Ok(data.copy_to(self.bytes.get_mut(start..end).unwrap_or_default()))

@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use rustix::fs::{OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, ftruncate};
 use rustix::io::Errno;
 
+use super::identity::Facts;
 use super::owner::Rule;
 use super::record::{self, Record};
 use super::{Attributes, Node, OpenFile, SetAttributes, SetTime, kind};
@@ -40,7 +41,7 @@ impl Node {
         match self.handle.set_times(&times) {
             // To set one of the two takes the file's owner; that the file has a new size does not.
             Err(error)
-                if Errno::from_io_error(&error) == Some(Errno::PERM)
+                if matches!(Errno::from_io_error(&error), Some(Errno::PERM | Errno::ACCESS))
                     && size.is_some()
                     && (accessed, modified) == (None, Some(SetTime::Now)) =>
             {
@@ -96,33 +97,44 @@ impl Node {
     ) -> io::Result<()> {
         let _alone = self.tree.records.lock().unwrap_or_else(PoisonError::into_inner);
         let facts = self.handle.facts()?;
+        let is_dir = self.host_kind == kind::DIRECTORY;
+        // What the host has made may be something that its owner can neither read nor write, nor what is beside it.
+        let open = self.tree.rule.host_permissions(facts.mode, is_dir);
+        let shut = facts.uid == self.tree.user && facts.mode | open & 0o700 != facts.mode;
+        if shut {
+            self.handle.set_permissions(open)?;
+        }
+        let done = self.change_open_record(&facts, mode, uid, gid);
+        if shut && done.is_err() {
+            // Nothing is to have changed. If that fails too, the first error is the one to tell.
+            let _ = self.handle.set_permissions(facts.mode & 0o7777);
+        }
+        done
+    }
+
+    fn change_open_record(
+        &self,
+        facts: &Facts,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+    ) -> io::Result<()> {
         let before = self.record()?;
+        let kind = before.map_or(self.kind, |record| record.kind(self.host_kind));
         let Attributes { mode: mode_now, uid: uid_now, gid: gid_now, .. } =
-            self.attributes_of(&facts, before);
+            self.attributes_of(facts, before);
         let mode_then = mode.unwrap_or(mode_now);
-        let record = Record {
+        self.set_record(Record {
             uid: uid.unwrap_or(uid_now),
             gid: gid.unwrap_or(gid_now),
-            mode: mode_then & 0o7777 | self.kind,
+            mode: mode_then & 0o7777 | kind,
             device: before.map_or((0, 0), |record| record.device),
-        };
-        let is_dir = self.kind == kind::DIRECTORY;
-        let permissions = |mode| self.tree.rule.host_permissions(mode, is_dir);
-        match self.set_record(record) {
-            // A file that the host has made may be one that its owner cannot write, nor anything beside it.
-            Err(error)
-                if Errno::from_io_error(&error) == Some(Errno::ACCESS)
-                    && facts.uid == self.tree.user =>
-            {
-                self.handle.set_permissions(permissions(facts.mode))?;
-                self.set_record(record)?;
-            }
-            done => done?,
-        }
+        })?;
         match mode {
             // What is no plain file in the guest is nobody else's to read on the host.
-            Some(mode) if self.kind == self.host_kind => {
-                self.handle.set_permissions(permissions(mode))
+            Some(mode) if kind == self.host_kind => {
+                let is_dir = self.host_kind == kind::DIRECTORY;
+                self.handle.set_permissions(self.tree.rule.host_permissions(mode, is_dir))
             }
             _ => Ok(()),
         }

@@ -299,10 +299,14 @@ pub(super) fn is_no_xattr(error: Errno) -> bool {
 }
 
 /// Writes a file to the host's disk and has that keep it, as fsync alone does not here. File systems that know nothing
-/// of a disk have nothing better.
+/// of a disk, which say so in many ways, have nothing better.
 pub(super) fn sync(file: &File) -> io::Result<()> {
+    let says_so = |error: &io::Error| {
+        is_unsupported(error)
+            || matches!(Errno::from_io_error(error), Some(Errno::NOTTY | Errno::INVAL))
+    };
     match flush_drive(file) {
-        Err(error) if is_unsupported(&error) => Ok(rustix::fs::fsync(file)?),
+        Err(error) if says_so(&error) => Ok(rustix::fs::fsync(file)?),
         done => done,
     }
 }

@@ -7,7 +7,10 @@
 //!
 //! Between the processes that share an open file the guest's kernel decides before anybody is asked here. Where what one
 //! of them asks for is in the way of what another has, that has changed hands in the guest: flock's locks, which are
-//! the open file's in Linux, come as those of whatever process has made the call.
+//! the open file's in Linux, come as those of whatever process has made the call. So whoever gives up a whole file in
+//! the way of `flock -u`, which may wait, gives up what the others have by way of it too; when a process closes a file
+//! Linux asks without waiting. What cannot be told apart: a process that has a flock by one open file, and closes
+//! another one of the same file, gives up the lock here, and in the guest it does not.
 //!
 //! How many ranges are locked is counted here, because the host does not limit it.
 
@@ -47,53 +50,71 @@ pub(super) struct Key {
 /// A description that holds locks.
 #[derive(Debug)]
 pub(super) struct Holder {
-    file: File,
-    locked: Mutex<Ranges>,
+    locked: Mutex<Locked>,
     /// How many ranges all of the share's have.
     all: Arc<AtomicUsize>,
 }
 
+#[derive(Debug, Default)]
+struct Locked {
+    /// The description: none as long as nothing is locked.
+    file: Option<File>,
+    ranges: Ranges,
+}
+
 impl Holder {
-    fn locked(&self) -> MutexGuard<'_, Ranges> {
+    fn locked(&self) -> MutexGuard<'_, Locked> {
         self.locked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn has_none(&self) -> bool {
-        self.locked().is_empty()
+        self.locked().ranges.is_empty()
     }
 
-    /// Makes or gives up a lock. ENOLCK if there would be too many ranges, or if the host does not let the file be opened
-    /// in a way in which it can be locked so.
-    fn set(&self, request: &LockRequest<'_>) -> io::Result<LockStatus> {
+    /// Makes or gives up a lock on what `open` is. ENOLCK if there would be too many ranges, or if the host does not let
+    /// the file be opened in a way in which it can be locked so.
+    fn set(&self, open: &OpenFile, request: &LockRequest<'_>) -> io::Result<LockStatus> {
         let mut range = range(request)?;
         let (first, last) = (request.start, last(request));
         let mut locked = self.locked();
-        let grows = request.kind != LockKind::None || locked.surrounds(first, last);
+        let Locked { file, ranges } = &mut *locked;
+        let growth = ranges.growth(first, last, request.kind);
         // A few more there may be, as those who ask at the same time are not counted.
-        if grows && self.all.load(Ordering::Relaxed) >= MOST_RANGES {
+        if growth > 0 && self.all.load(Ordering::Relaxed) >= MOST_RANGES {
             return Err(Errno::NOLCK.into());
         }
-        if let Err(error) = control(&self.file, SET_LOCK, &mut range) {
-            return match Errno::from_io_error(&error) {
+        let file = match file {
+            Some(file) => file,
+            None if request.kind == LockKind::None => return Ok(LockStatus::Done),
+            None => file.insert(description(open)?),
+        };
+        let status = match control(file, SET_LOCK, &mut range) {
+            Ok(()) => {
+                let before = ranges.len();
+                ranges.set(first, last, request.kind);
+                // Wrapping, as it may become less.
+                self.all.fetch_add(ranges.len().wrapping_sub(before), Ordering::Relaxed);
+                Ok(LockStatus::Done)
+            }
+            Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::AGAIN | Errno::ACCESS) => Ok(LockStatus::Blocked),
                 Some(Errno::BADF) => Err(Errno::NOLCK.into()),
                 _ => Err(error),
-            };
+            },
+        };
+        if locked.ranges.is_empty() {
+            locked.file = None;
         }
-        let before = locked.len();
-        locked.set(first, last, request.kind);
-        // Wrapping, it may become less.
-        self.all.fetch_add(locked.len().wrapping_sub(before), Ordering::Relaxed);
-        Ok(LockStatus::Done)
+        status
     }
 
     /// Gives up what is in the way of somebody else's lock. Tells whether that was anything.
-    fn give_way(&self, request: &LockRequest<'_>) -> io::Result<bool> {
-        let conflicts = self.locked().conflicts(request.start, last(request), request.kind);
+    fn give_way(&self, open: &OpenFile, request: &LockRequest<'_>) -> io::Result<bool> {
+        let conflicts = self.locked().ranges.conflicts(request.start, last(request), request.kind);
         for &(first, last) in &conflicts {
             let length = if last == LAST { 0 } else { last - first + 1 };
             let kind = LockKind::None;
-            self.set(&LockRequest { kind, start: first, length, ..*request })?;
+            self.set(open, &LockRequest { kind, start: first, length, ..*request })?;
         }
         Ok(!conflicts.is_empty())
     }
@@ -101,7 +122,7 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        let count = self.locked().len();
+        let count = self.locked().ranges.len();
         self.all.fetch_sub(count, Ordering::Relaxed);
     }
 }
@@ -121,13 +142,25 @@ impl Holders {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives back a part in a description, which is closed if it is the last.
+    /// Gives back a part in a description, which is gone with the last.
     fn release(&self, (key, part): (Key, Arc<Holder>)) {
         let mut table = self.table();
         drop(part);
         if table.get(&key).is_some_and(|others| others.strong_count() == 0) {
             table.remove(&key);
         }
+    }
+
+    /// A part in a description, which may be a new one.
+    fn get(&self, key: Key) -> Arc<Holder> {
+        let mut table = self.table();
+        if let Some(holder) = table.get(&key).and_then(Weak::upgrade) {
+            return holder;
+        }
+        let all = Arc::clone(&self.ranges);
+        let holder = Arc::new(Holder { locked: Mutex::default(), all });
+        table.insert(key, Arc::downgrade(&holder));
+        holder
     }
 
     /// A part in a description that is there already.
@@ -159,22 +192,28 @@ impl OpenFile {
         let key = self.key(request);
         let mut held = self.my_locks();
         let status = match request.kind {
-            LockKind::None => self.unlock(key, request),
+            LockKind::None => self.unlock(key, &held, request),
             _ => self.lock_for(key, &mut held, request),
         };
         self.give_back(&mut held);
         status
     }
 
-    fn unlock(&self, key: Key, request: &LockRequest<'_>) -> io::Result<LockStatus> {
+    fn unlock(&self, key: Key, held: &Held, request: &LockRequest<'_>) -> io::Result<LockStatus> {
+        range(request)?;
+        if request.waits && (request.start, request.length) == (0, 0) {
+            for (_, other) in held.iter().filter(|(of, _)| of.client == key.client) {
+                other.set(self, request)?;
+            }
+        }
         let locks = &self.tree().locks;
         match locks.find(&key) {
             Some(holder) => {
-                let status = holder.set(request);
+                let status = holder.set(self, request);
                 locks.release((key, holder));
                 status
             }
-            None => range(request).map(|_| LockStatus::Done),
+            None => Ok(LockStatus::Done),
         }
     }
 
@@ -191,18 +230,18 @@ impl OpenFile {
             if held.len() >= MOST {
                 return Err(Errno::NOLCK.into());
             }
-            held.push((key, self.holder(key)?));
+            held.push((key, self.tree().locks.get(key)));
         }
         let (mine, others): (Vec<_>, Vec<_>) = held.iter().partition(|(of, _)| *of == key);
         let Some((_, mine)) = mine.first() else { return Err(Errno::NOLCK.into()) };
-        if mine.set(request)? == LockStatus::Done {
+        if mine.set(self, request)? == LockStatus::Done {
             return Ok(LockStatus::Done);
         }
         let mut gave_way = false;
         for (of, other) in others {
-            gave_way |= of.client == key.client && other.give_way(request)?;
+            gave_way |= of.client == key.client && other.give_way(self, request)?;
         }
-        if gave_way { mine.set(request) } else { Ok(LockStatus::Blocked) }
+        if gave_way { mine.set(self, request) } else { Ok(LockStatus::Blocked) }
     }
 
     /// Gives back the parts in descriptions that hold nothing.
@@ -219,14 +258,18 @@ impl OpenFile {
             return Err(Errno::INVAL.into());
         }
         let (locks, key) = (&self.tree().locks, self.key(request));
-        match locks.find(&key) {
+        let holder = locks.find(&key);
+        let done = match &holder {
             Some(holder) => {
-                let done = control(&holder.file, GET_LOCK, &mut range);
-                locks.release((key, holder));
-                done?;
+                let locked = holder.locked();
+                control(locked.file.as_ref().unwrap_or(self.file()), GET_LOCK, &mut range)
             }
-            None => control(self.file(), GET_LOCK, &mut range)?,
+            None => control(self.file(), GET_LOCK, &mut range),
+        };
+        if let Some(holder) = holder {
+            locks.release((key, holder));
         }
+        done?;
         let kind = match range.l_type {
             READ => LockKind::Read,
             WRITE => LockKind::Write,
@@ -238,28 +281,6 @@ impl OpenFile {
             start: start.unwrap_or_default(),
             length: length.unwrap_or_default(),
         }))
-    }
-
-    /// The description that has a process's locks on this file.
-    fn holder(&self, key: Key) -> io::Result<Arc<Holder>> {
-        let tree = self.tree();
-        let mut table = tree.locks.table();
-        if let Some(holder) = table.get(&key).and_then(Weak::upgrade) {
-            return Ok(holder);
-        }
-        tree.has_room()?;
-        // For locks of both kinds, if that may be: it is not known who asks for what next.
-        let ways: &[OFlags] = match tree.read_only {
-            true => &[OFlags::RDONLY],
-            false => &[OFlags::RDWR, OFlags::RDONLY, OFlags::WRONLY],
-        };
-        let opened = ways.iter().find_map(|&way| reopen(self.file(), way).ok());
-        let file = opened.ok_or(Errno::NOLCK)?;
-        tree.descriptors.given(file.as_raw_fd());
-        let all = Arc::clone(&tree.locks.ranges);
-        let holder = Arc::new(Holder { file, locked: Mutex::default(), all });
-        table.insert(key, Arc::downgrade(&holder));
-        Ok(holder)
     }
 
     /// The file is closed.
@@ -279,6 +300,20 @@ fn last(&LockRequest { start, length, .. }: &LockRequest<'_>) -> u64 {
         0 => LAST,
         _ => start.saturating_add(length - 1),
     }
+}
+
+/// One more description of the file, for locks of both kinds if that may be: it is not known who asks for what next.
+fn description(open: &OpenFile) -> io::Result<File> {
+    let tree = open.tree();
+    tree.has_room()?;
+    let ways: &[OFlags] = match tree.read_only {
+        true => &[OFlags::RDONLY],
+        false => &[OFlags::RDWR, OFlags::RDONLY, OFlags::WRONLY],
+    };
+    let opened = ways.iter().find_map(|&way| reopen(open.file(), way).ok());
+    let file = opened.ok_or(Errno::NOLCK)?;
+    tree.descriptors.given(file.as_raw_fd());
+    Ok(file)
 }
 
 /// The lock, in the host's terms.

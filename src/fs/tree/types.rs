@@ -132,6 +132,8 @@ pub(in crate::fs) struct LockRequest<'a> {
     pub process: u32,
     /// … and which guest.
     pub client: &'a [u8],
+    /// P9_LOCK_FLAGS_BLOCK: the process waits for it.
+    pub waits: bool,
 }
 
 /// What became of Tlock.

@@ -1,7 +1,7 @@
 use super::*;
 
 fn lock<'a>(kind: LockKind, start: u64, length: u64, process: u32) -> LockRequest<'a> {
-    LockRequest { kind, start, length, process, client: b"guest" }
+    LockRequest { kind, start, length, process, client: b"guest", waits: false }
 }
 
 /// A file as two guests have it.
@@ -91,7 +91,7 @@ fn a_process_that_has_no_lock_takes_no_place() {
         mine.lock(&lock(None, 5, 5, process)).unwrap();
     }
     assert_eq!(share.tree.0.locks.count(), (0, 0));
-    // Not even if it was another open file by way of which it gave the last one up.
+    // Not even if it was another open file by way of which it gave the last one up: that is known with the next lock.
     let again = share.root().walk(b"file").unwrap().open(RDWR).unwrap();
     for process in 0..100 {
         assert_eq!(mine.lock(&lock(Write, 0, 10, process)).unwrap(), LockStatus::Done);
@@ -101,7 +101,7 @@ fn a_process_that_has_no_lock_takes_no_place() {
 
 #[test]
 fn the_ranges_that_are_locked_have_an_end() {
-    use LockKind::{None, Read};
+    use LockKind::{None, Read, Write};
     let (share, mine, _theirs) = two_guests();
     let (_, other) = create(&share.root(), "other", RDWR);
     assert_eq!(other.lock(&lock(Read, 0, 0, 1)).unwrap(), LockStatus::Done);
@@ -109,6 +109,9 @@ fn the_ranges_that_are_locked_have_an_end() {
     assert!((10_000..20_000).contains(&all), "{all}");
     assert_eq!(errno(mine.lock(&lock(Read, 1 << 40, 1, 1))), Errno::NOLCK);
     assert_eq!(errno(other.lock(&lock(None, 5, 1, 1))), Errno::NOLCK, "there would be two");
+    for kind in [Read, Write] {
+        assert_eq!(mine.lock(&lock(kind, 2, 1, 1)).unwrap(), LockStatus::Done, "no more than now");
+    }
     other.lock(&lock(None, 0, 5, 1)).unwrap();
     mine.lock(&lock(None, 2, 1, 1)).unwrap();
     assert_eq!(mine.lock(&lock(Read, 1 << 40, 1, 1)).unwrap(), LockStatus::Done);
@@ -129,6 +132,24 @@ fn what_the_guest_gave_to_another_process_changes_hands() {
     assert_eq!(theirs.lock(&lock(Write, 0, 0, 1)).unwrap(), LockStatus::Blocked);
     mine.lock(&lock(None, 0, 0, 2)).unwrap();
     assert_eq!(theirs.lock(&lock(Write, 0, 0, 1)).unwrap(), LockStatus::Done);
+}
+
+#[test]
+fn flocks_are_given_up_by_whatever_process_does() {
+    use LockKind::{None, Read, Write};
+    let (_share, mine, theirs) = two_guests();
+    let flock = |kind, process| LockRequest { waits: true, ..lock(kind, 0, 0, process) };
+    for kinds in [&[Write][..], &[Read, Read]] {
+        for (process, &kind) in kinds.iter().enumerate() {
+            assert_eq!(mine.lock(&flock(kind, process as u32)).unwrap(), LockStatus::Done);
+        }
+        // Not at the end of some other process that has the file.
+        mine.lock(&lock(None, 0, 0, 9)).unwrap();
+        assert_eq!(theirs.lock(&lock(Write, 0, 0, 1)).unwrap(), LockStatus::Blocked);
+        mine.lock(&flock(None, 9)).unwrap();
+        assert_eq!(theirs.lock(&lock(Write, 0, 0, 1)).unwrap(), LockStatus::Done);
+        theirs.lock(&lock(None, 0, 0, 1)).unwrap();
+    }
 }
 
 #[test]

@@ -100,6 +100,13 @@ pub(super) fn check_mapped() {
         assert_eq!(host(name).mode(), 0o100_600);
     }
 
+    // What its owner cannot even read on the host is still what it was.
+    fs::set_permissions(share.host("c"), fs::Permissions::from_mode(0)).unwrap();
+    set_owner(&root.walk(b"c").unwrap(), 5, 6).unwrap();
+    let node = root.walk(b"c").unwrap();
+    assert_eq!(seen(&node), (kind::CHAR | 0o600, 5, 6));
+    assert_ne!(node.attributes().unwrap().device, 0);
+
     folder.link(&node, b"second").unwrap();
     assert_eq!(seen(&folder.walk(b"second").unwrap()), seen(&node));
     folder.link(&link, b"second-link").unwrap();
