@@ -56,17 +56,17 @@ fn passt_gives_an_address_carries_bytes_each_way_and_may_be_killed_and_replaced_
     let more = often(|stream| answer_http(stream, AGAIN));
     let up = often(move |stream| take(stream, len, || ()));
     let (load, loaded) = sink();
+    // Now and then passt resets a connection in the middle: its own capture (--pcap) has the 60 packets before in order,
+    // and acknowledged. And it loses the end of what the guest sends if the guest's own end comes close behind it. What
+    // was only load is ended when it has done its work, as it would take all there is of a slow processor.
     let script = format!(
         r#"
         . /tmp/lease
         echo "lease $ip $mask $router"
-        # Now and then passt resets a connection in the middle: its own capture (--pcap) has the 60 packets before in
-        # order, and acknowledged.
         for try in 1 2 3 4 5; do
             timeout 300 wget -q -O /tmp/got http://10.9.8.1:{down}/file && break
         done
         md5sum < /tmp/got
-        # And it loses the end of what the guest sends if the guest's own end comes close behind it.
         touch /tmp/answer
         for try in 1 2 3 4 5; do
             (cat /tmp/got; for n in $(seq 200); do grep -q thanks /tmp/answer && break; sleep 0.1; done) |
@@ -78,7 +78,6 @@ fn passt_gives_an_address_carries_bytes_each_way_and_may_be_killed_and_replaced_
         load=$!
         while [ "$(cat /sys/class/net/eth0/carrier)" = 1 ]; do sleep 0.1; done
         echo link do""wn
-        # It has done its work, and would take all there is of a slow processor from what comes now.
         kill $load
         until timeout 300 wget -q -O /tmp/again http://10.9.8.1:{more}/file; do sleep 0.1; done
         md5sum < /tmp/again
