@@ -76,7 +76,13 @@ impl BlockBackend for MemoryDisk {
 
     fn resize(&self, size: u64) -> io::Result<()> {
         let size = usize::try_from(size).map_err(io::Error::other)?;
-        self.0.write().unwrap_or_else(PoisonError::into_inner).resize(size, 0);
+        let mut bytes = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        // A vector that cannot grow would end the process.
+        let more = size.saturating_sub(bytes.len());
+        bytes
+            .try_reserve_exact(more)
+            .map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
+        bytes.resize(size, 0);
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 mod backend;
 mod engine;
 mod error;
+mod flushes;
 mod limit;
 mod memory;
 #[cfg(feature = "qcow2")]

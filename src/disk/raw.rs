@@ -5,11 +5,12 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::backend::{BlockBackend, BufferList, Buffers, Properties, Topology, write_plain_zeroes};
 use super::error::Error;
+use super::flushes::Flushes;
 use crate::sys::file::{self, Flush};
 
 /// A raw image, open and locked.
@@ -19,8 +20,7 @@ pub struct RawFile {
     is_device: bool,
     size: AtomicU64,
     flush: Flush,
-    /// A flush has failed: what the host had not written by then may be gone, and later flushes would not tell.
-    lost: AtomicBool,
+    flushes: Flushes,
     properties: Properties,
 }
 
@@ -60,7 +60,7 @@ impl RawFile {
             is_device,
             size: AtomicU64::new(size),
             flush,
-            lost: AtomicBool::new(false),
+            flushes: Flushes::default(),
             properties: Properties { read_only, discard, topology, identity: Some(identity) },
         })
     }
@@ -75,18 +75,10 @@ impl RawFile {
         self.flush
     }
 
-    /// Takes note of how a flush has ended, and tells what it is worth.
+    /// Takes note of how a flush has ended that the caller has made, one at a time, and tells what it is worth.
+    #[cfg(any(test, target_os = "linux"))]
     pub(super) fn flushed(&self, result: io::Result<()>) -> io::Result<()> {
-        if result.is_err() {
-            self.lost.store(true, Ordering::Relaxed);
-        }
-        match self.lost.load(Ordering::Relaxed) {
-            // The host reports data that it could not write once, then forgets about it.
-            true => Err(result.err().unwrap_or_else(|| {
-                io::Error::other("an earlier flush failed, so data may be lost already")
-            })),
-            false => Ok(()),
-        }
+        self.flushes.note(result)
     }
 
     /// Reads once, maybe less than wanted.
@@ -125,7 +117,7 @@ impl BlockBackend for RawFile {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.flushed(file::flush(&self.file, self.flush))
+        self.flushes.run(|| file::flush(&self.file, self.flush))
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {

@@ -18,6 +18,7 @@ use crate::sys::file::Flush;
 /// use hyperkit::disk::{Disk, Flush};
 ///
 /// let root = Disk::raw("root.img")?;
+/// # #[cfg(feature = "qcow2")]
 /// let data = Disk::qcow2("data.qcow2")?.backing(Disk::raw("base.img")?).serial("data");
 /// let scratch = Disk::raw("/dev/vg0/scratch")?.flush(Flush::None);
 /// let media = Disk::raw("install.iso")?.read_only();
@@ -118,7 +119,8 @@ impl Disk {
         self
     }
 
-    /// How requests are carried out on the host.
+    /// How requests are carried out on the host; [`Engine::Auto`] unless said otherwise. Storage of the caller's own is
+    /// called from threads whatever is said, or at once if it [does not block](BlockBackend::blocks).
     pub fn engine(mut self, engine: Engine) -> Self {
         self.engine = engine;
         self
@@ -149,20 +151,44 @@ impl Disk {
         self
     }
 
+    /// What errors call it.
+    fn name(&self) -> String {
+        match &self.source {
+            Source::Image(Image::Raw(path)) => path.display().to_string(),
+            #[cfg(feature = "qcow2")]
+            Source::Image(Image::Qcow2 { path, .. }) => path.display().to_string(),
+            Source::Backend(_) => "a disk with storage of the caller's own".into(),
+            #[cfg(feature = "qcow2")]
+            Source::Contradiction(_) => "a disk".into(),
+        }
+    }
+
+    /// What is wrong with the options, if something is.
+    fn check(&self) -> Result<(), String> {
+        let (most, most_queues) = (OpenDisk::SERIAL, OpenDisk::MOST_QUEUES);
+        if let Some(serial) = &self.serial
+            && serial.len() > most
+        {
+            let len = serial.len();
+            return Err(format!("a serial number has at most {most} bytes, {serial:?} has {len}"));
+        }
+        if let Some(queues) = self.queues
+            && !(1..=most_queues).contains(&queues)
+        {
+            return Err(format!("a disk has 1 to {most_queues} queues, not {queues}"));
+        }
+        for (limit, what) in [(self.limits.bytes, "bytes"), (self.limits.operations, "requests")] {
+            if limit == Some(0) {
+                return Err(format!("a limit of 0 {what} a second would hang the guest"));
+            }
+        }
+        Ok(())
+    }
+
     /// Opens and locks what was named. A machine does this when it is built; for use without one, see
     /// [`virtio::blk`](crate::virtio::blk).
     pub fn open(self) -> Result<OpenDisk, Error> {
-        if self.serial.as_ref().is_some_and(|serial| serial.len() > OpenDisk::SERIAL) {
-            return Err(Error::Config("a disk's serial number has at most 20 bytes".into()));
-        }
-        if self.queues.is_some_and(|queues| !(1..=OpenDisk::MOST_QUEUES).contains(&queues)) {
-            return Err(Error::Config(format!("a disk has 1 to {} queues", OpenDisk::MOST_QUEUES)));
-        }
-        if self.limits.bytes == Some(0) || self.limits.operations == Some(0) {
-            return Err(Error::Config(
-                "a disk with a limit of nothing would hang its guest".into(),
-            ));
-        }
+        self.check().map_err(|why| Error::Config(format!("{}: {why}", self.name())))?;
         let target = match self.source {
             Source::Image(Image::Raw(path)) => {
                 Target::Raw(Arc::new(RawFile::open(&path, self.read_only, self.flush)?))

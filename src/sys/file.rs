@@ -18,6 +18,7 @@ pub(crate) use super::file_macos::{
 
 /// What a disk's flush does on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Flush {
     /// Hands everything written to the drive: `fdatasync` on Linux, where that includes the drive's own cache;
     /// `fsync` on macOS, where it does not, so that the last seconds may be lost with the power.

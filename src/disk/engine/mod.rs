@@ -15,11 +15,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) use front::Front;
 #[cfg(test)]
 pub(crate) use front::runner;
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) use uring::Uring;
 
 use super::backend::{BlockBackend, BufferList};
 
 /// How requests are carried out on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Engine {
     /// io_uring where the host has it, threads where not.
     #[default]

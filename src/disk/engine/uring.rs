@@ -12,6 +12,7 @@ use std::sync::Arc;
 use io_uring::{IoUring, Probe, opcode, squeue, types};
 
 use super::super::backend::BufferList;
+use super::super::flushes::Queued;
 #[cfg(feature = "qcow2")]
 use super::super::qcow2::{self, Found, Qcow2};
 use super::super::raw::RawFile;
@@ -25,6 +26,7 @@ use crate::sys::file::Flush;
 const DEPTH: usize = 128;
 
 /// Threads for what an image has to be asked.
+#[cfg(feature = "qcow2")]
 const THREADS: usize = 8;
 
 /// A ring for one disk.
@@ -34,6 +36,8 @@ pub(crate) struct Uring<T> {
     slots: Vec<Option<Slot<T>>>,
     free: Vec<usize>,
     waiting: VecDeque<Request<T>>,
+    /// Flushes of a raw file.
+    flushes: Queued<Request<T>>,
     done: Vec<Done<T>>,
     /// Nothing goes on after the kernel's next answer.
     cancelled: bool,
@@ -71,6 +75,7 @@ enum Place {
 /// What becomes of a request.
 enum Next<T> {
     Kernel(Slot<T>),
+    #[cfg(feature = "qcow2")]
     Elsewhere(Request<T>),
     Done(Done<T>),
 }
@@ -116,6 +121,7 @@ impl<T: Send + 'static> Uring<T> {
             slots: (0..DEPTH).map(|_| None).collect(),
             free: (0..DEPTH).collect(),
             waiting: VecDeque::new(),
+            flushes: Queued::new(),
             done: Vec::new(),
             cancelled: false,
             others: Pool::new(target.clone(), notifier.try_clone()?, threads),
@@ -123,16 +129,18 @@ impl<T: Send + 'static> Uring<T> {
     }
 
     /// Requests that the kernel has.
-    fn in_kernel(&self) -> usize {
+    pub fn in_kernel(&self) -> usize {
         DEPTH - self.free.len()
     }
 
     /// Gives the kernel as many requests as it may have.
     fn fill(&mut self) {
-        while !self.waiting.is_empty()
-            && let Some(index) = self.free.pop()
-        {
-            let Some(request) = self.waiting.pop_front() else { break };
+        while let Some(index) = self.free.pop() {
+            let request = self.flushes.begin().or_else(|| self.waiting.pop_front());
+            let Some(request) = request else {
+                self.free.push(index);
+                break;
+            };
             let next = self.source.next(request);
             self.go_on(index, next);
         }
@@ -142,12 +150,18 @@ impl<T: Send + 'static> Uring<T> {
     fn go_on(&mut self, index: usize, next: Next<T>) {
         match next {
             Next::Kernel(slot) => self.give(index, slot),
+            #[cfg(feature = "qcow2")]
             Next::Elsewhere(request) => {
                 self.free.push(index);
                 self.others.submit(request);
             }
             Next::Done(done) => {
                 self.free.push(index);
+                if let (Op::Flush, Source::Raw(file)) = (&done.request.op, &self.source) {
+                    let shared = self.flushes.end();
+                    let end = |request| Done { request, result: file.flushed(Ok(())) };
+                    self.done.extend(shared.map(end));
+                }
                 self.done.push(done);
             }
         }
@@ -250,6 +264,7 @@ impl<T: Send + 'static> Uring<T> {
     fn quiesce(&mut self) {
         self.cancelled = true;
         self.waiting.clear();
+        self.flushes.clear();
         while self.in_kernel() > 0 {
             self.enter(1);
             self.answers();
@@ -327,7 +342,7 @@ impl<T: Send + 'static> Runner<T> for Uring<T> {
             (Op::Flush, Source::Raw(file)) => match file.policy() {
                 Flush::None => self.done.push(Done { request, result: Ok(()) }),
                 // Both sorts of drives are the same to Linux.
-                _ => self.waiting.push_back(request),
+                _ => self.flushes.push(request),
             },
             // An image writes its tables first.
             _ => self.others.submit(request),

@@ -3,6 +3,7 @@
 mod buffers;
 mod cancel;
 mod engines;
+mod flushes;
 mod open;
 mod options;
 mod raw;

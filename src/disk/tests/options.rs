@@ -9,17 +9,20 @@ fn memory() -> Disk {
 #[test]
 fn options_that_cannot_be_are_refused_with_a_word() {
     for (disk, word) in [
-        (memory().serial("twenty-one characters"), "at most 20 bytes"),
+        (memory().serial("twenty-one characters"), "20 bytes, \"twenty-one characters\" has 21"),
         (memory().serial("ä".repeat(11)), "at most 20 bytes"),
-        (memory().queues(0), "1 to 16 queues"),
-        (memory().queues(17), "1 to 16 queues"),
-        (memory().limit_bytes(0), "hang"),
-        (memory().limit_operations(0), "hang"),
+        (memory().queues(0), "1 to 16 queues, not 0"),
+        (memory().queues(17), "1 to 16 queues, not 17"),
+        (memory().limit_bytes(0), "0 bytes a second would hang"),
+        (memory().limit_operations(0), "0 requests a second would hang"),
     ] {
         let error = disk.open().unwrap_err();
         assert!(matches!(error, Error::Config(_)), "{error}");
         assert!(error.to_string().contains(word), "{error}");
     }
+    let file = sparse(&folders()[0], 4096);
+    let error = Disk::raw(file.path()).unwrap().queues(0).open().unwrap_err().to_string();
+    assert!(error.starts_with(file.path().to_str().unwrap()), "{error}");
 }
 
 #[test]

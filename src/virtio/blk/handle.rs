@@ -19,6 +19,8 @@ pub(super) struct Shared {
     /// The storage, until the device is gone. Held while the size changes.
     pub storage: Mutex<Option<Target>>,
     pub config: Arc<ConfigSpace>,
+    /// Nothing is to be written, maybe without the storage knowing of that.
+    pub read_only: bool,
     /// The size, as the device goes by it.
     pub sectors: AtomicU64,
     /// Set when the size has changed.
@@ -35,12 +37,13 @@ impl DiskHandle {
 
     /// Changes the size of the disk to `size` bytes, a multiple of 512: that of the file first where it grows; then
     /// the guest is told. What lies behind the new end of a disk that shrinks is gone; requests for it fail. For a block
-    /// device whose size has changed, say its new size.
+    /// device whose size has changed, say its new size. Other disks that are only read keep theirs, unless it is
+    /// the storage itself that is read-only, and it takes another one.
     ///
     /// Works while the machine runs and while it is paused.
     pub fn resize(&self, size: u64) -> io::Result<()> {
         if !size.is_multiple_of(SECTOR) || size == 0 {
-            let why = format!("a disk has a multiple of {SECTOR} bytes, not {size}");
+            let why = format!("cannot resize to {size} bytes: give a multiple of {SECTOR} above 0");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let shared = &self.0;
@@ -51,6 +54,11 @@ impl DiskHandle {
                 "the disk's machine has ended",
             ));
         };
+        // Storage that knows that it is only read decides itself: a device may have got another size.
+        if shared.read_only && !storage.backend().properties().read_only {
+            let why = "a disk that is only read keeps its size";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
         let before = shared.sectors.load(Ordering::Relaxed);
         let after = size / SECTOR;
         // From here on the guest cannot begin anything behind the end.

@@ -89,6 +89,7 @@ impl Block {
             offered: config::features(&properties, read_only, count),
             shared: Arc::new(Shared {
                 config: Arc::new(config::space(&properties, sectors, count)),
+                read_only,
                 sectors: AtomicU64::new(sectors),
                 storage: Mutex::new(Some(target)),
                 resized: notifier()?,
@@ -134,14 +135,13 @@ impl Block {
     /// Takes requests of a queue, as many as there are and may be taken.
     fn work(&mut self, index: u16, cx: &mut Context<'_>) -> Result<(), Error> {
         let mut moved = 0;
+        let mut stalled = false;
         loop {
             if !self.may_take() {
-                if let Some(stalled) = self.stalled.get_mut(usize::from(index)) {
-                    *stalled = true;
-                }
+                stalled = true;
                 break;
             }
-            let Some(queue) = cx.queue(index) else { return Ok(()) };
+            let Some(queue) = cx.queue(index) else { break };
             let Some(chain) = queue.pop()? else { break };
             let rules = Rules {
                 sectors: self.shared.sectors.load(Ordering::Relaxed),
@@ -153,11 +153,13 @@ impl Block {
             let room = self.spare.pop().unwrap_or_default();
             match request::parse(index, chain, &rules, room)? {
                 Parsed::Answer(ticket, status) => answer(ticket, status, cx)?,
-                Parsed::Request(request) => {
-                    let bytes = request.token.bytes;
-                    self.limiter.take(bytes + zeroed(&request.op));
+                Parsed::Request(mut request) => {
+                    let zeroed = zeroed(&request.op);
+                    let bytes = request.token.bytes + zeroed;
+                    self.limiter.take(bytes);
+                    request.token.bytes += zeroed.min(limits::ZEROED);
                     self.requests += 1;
-                    self.bytes += bytes;
+                    self.bytes += request.token.bytes;
                     if let Some(done) = self.front.submit(request) {
                         self.complete(done, cx)?;
                         moved += bytes;
@@ -171,7 +173,23 @@ impl Block {
                 }
             }
         }
+        if let Some(place) = self.stalled.get_mut(usize::from(index)) {
+            *place = stalled;
+        }
         self.collect(cx)
+    }
+
+    /// Gives queues that had to wait another turn if there is nothing left that they wait for: the engine does not
+    /// notify of what had ended by the time it was asked.
+    fn let_go_on(&self, cx: &mut Context<'_>) {
+        if self.throttled.is_some() || self.bytes >= limits::IN_FLIGHT {
+            return;
+        }
+        for (index, &stalled) in (0..).zip(&self.stalled) {
+            if stalled && let Some(queue) = cx.queue(index) {
+                queue.end_turn();
+            }
+        }
     }
 
     /// Answers what the engine is done with.
@@ -228,6 +246,7 @@ impl Block {
                 self.work(index as u16, cx)?;
             }
         }
+        self.let_go_on(cx);
         Ok(())
     }
 
@@ -300,7 +319,9 @@ impl VirtioDevice for Block {
     }
 
     fn queue_ready(&mut self, index: u16, cx: &mut Context<'_>) -> Result<(), Error> {
-        self.work(index, cx)
+        self.work(index, cx)?;
+        self.let_go_on(cx);
+        Ok(())
     }
 
     fn host_ready(&mut self, event: HostEvent, cx: &mut Context<'_>) -> Result<(), Error> {

@@ -47,7 +47,7 @@ pub(super) struct Rules<'a> {
 pub(super) struct Ticket {
     pub queue: u16,
     pub chain: Chain,
-    /// Bytes that are moved for it.
+    /// Bytes that it counts as while it is under way.
     pub bytes: u64,
     /// How many bytes of its room are filled, from the start on, if all goes well.
     pub filled: u32,

@@ -43,10 +43,75 @@ fn a_request_larger_than_the_bound_is_carried_out() {
     let probe = Probe::with((128 << 20) / 512, false, Default::default());
     let mut bare = Bare::new(probe.disk(), feature::INDIRECT_DESC);
     offer_large(&mut bare, 3, 100);
-    bare.turns();
-    bare.collect(3);
+    bare.serve(3);
     let bytes: u64 = probe.calls().iter().map(Call::len).sum();
     assert_eq!(bytes, 300 << 20);
+}
+
+/// What an image has no data for is read without the kernel, so that nobody notifies of it: a queue that had to wait
+/// for such reads goes on.
+#[cfg(feature = "qcow2")]
+#[test]
+fn a_queue_goes_on_after_requests_that_nobody_notifies_of() {
+    use crate::disk::Engine;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk");
+    let mut qemu_img = std::process::Command::new("qemu-img");
+    match qemu_img.args(["create", "-q", "-f", "qcow2"]).arg(&path).arg("1G").output() {
+        Ok(output) => assert!(output.status.success(), "{output:?}"),
+        Err(error) => {
+            println!("skipped: qemu-img (package qemu-utils): {error}");
+            return;
+        }
+    }
+    for engine in [Engine::Auto, Engine::Threads] {
+        let disk = Disk::qcow2(&path).unwrap().engine(engine);
+        let mut bare = Bare::new(disk, feature::INDIRECT_DESC);
+        offer_large(&mut bare, 80, 1);
+        bare.serve(80);
+        assert_eq!((bare.block.requests, bare.block.bytes), (0, 0));
+    }
+}
+
+/// Zeros that are written on the device's own thread take as long as data does: the driver hears of each such request,
+/// and others have their turn, before the next.
+#[test]
+fn zeroing_at_once_ends_the_turn() {
+    let probe = Probe::with((1 << 20) / 512, false, Properties::default());
+    let features = bit(VIRTIO_BLK_F_WRITE_ZEROES) | bit(VIRTIO_BLK_F_FLUSH);
+    let mut bare = Bare::new(probe.disk(), features);
+    let list = extent(0, (1 << 20) / 512, 0);
+    for _ in 0..4 {
+        bare.offer(&request(VIRTIO_BLK_T_WRITE_ZEROES, 0, &list), 1);
+    }
+    for _ in 0..4 {
+        assert!(bare.call(|block, cx| block.queue_ready(0, cx)).unwrap(), "no turn any more");
+        assert_eq!(probe.calls(), [Call::Zero(0, 1 << 20, false)]);
+        assert!(bare.ring.used().is_some());
+    }
+}
+
+/// Zeros under way are bounded as well; however many a request is for, it leaves room for others.
+#[test]
+fn zeros_under_way_are_bounded() {
+    let probe = Probe::new(limits::ZEROED / 512);
+    let zeroes = bit(VIRTIO_BLK_F_WRITE_ZEROES);
+    // Without flushes, each request is flushed after it has zeroed, and counts until then.
+    for features in [zeroes | bit(VIRTIO_BLK_F_FLUSH), zeroes] {
+        for extents in [1, 2] {
+            let mut bare = Bare::new(probe.disk(), features);
+            probe.hold(true);
+            let list = extent(0, (limits::ZEROED / 512) as u32, 0).repeat(extents);
+            for _ in 0..6 {
+                bare.offer(&request(VIRTIO_BLK_T_WRITE_ZEROES, 0, &list), 1);
+            }
+            bare.turns();
+            assert_eq!((bare.block.requests, bare.block.bytes), (4, limits::IN_FLIGHT));
+            probe.hold(false);
+            bare.collect(6);
+            assert_eq!((bare.block.requests, bare.block.bytes), (0, 0));
+        }
+    }
 }
 
 #[test]

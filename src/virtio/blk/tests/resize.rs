@@ -73,7 +73,8 @@ fn a_size_that_cannot_be_is_refused_and_nothing_changes() {
     for size in [0, 1, 511, 513, u64::MAX] {
         let error = machine.handle.resize(size).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
-        assert!(error.to_string().contains("512"), "{error}");
+        let what = format!("cannot resize to {size} bytes: give a multiple of 512 above 0");
+        assert_eq!(error.to_string(), what);
     }
     probe.fail(Some(Fault::Errno(libc::ENOSPC)));
     for size in [512, 1 << 20] {
@@ -152,4 +153,36 @@ fn a_read_only_file_is_not_resized() {
         assert_eq!((machine.capacity(), machine.handle.size()), (8, 4096));
     }
     assert_eq!(machine.read(7, 512).status, OK);
+}
+
+/// Storage that could be written to is not cut off where its owner wants it to be only read.
+#[test]
+fn read_only_storage_is_not_resized() {
+    let probe = Probe::new(SECTORS);
+    let machine = Machine::new(probe.disk().read_only());
+    for size in [512, 1 << 20] {
+        let error = machine.handle.resize(size).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert!(error.to_string().contains("only read"), "{error}");
+        assert_eq!((machine.capacity(), machine.handle.size()), (SECTORS, SECTORS * 512));
+    }
+    assert_eq!(probe.calls(), []);
+    // Storage that says itself that it is only read knows what to do.
+    let probe = Probe::with(SECTORS, true, Properties { read_only: true, ..Properties::default() });
+    let machine = Machine::new(probe.disk());
+    machine.handle.resize(1 << 20).unwrap();
+    assert_eq!(probe.calls(), [Call::Resize(1 << 20)]);
+    assert_eq!(machine.handle.size(), 1 << 20);
+}
+
+/// Memory that the host does not have is an error of the call, and of nothing else.
+#[test]
+fn a_size_that_there_is_no_memory_for_is_refused() {
+    let mut machine = Machine::new(Disk::backend(MemoryDisk::new(4096)));
+    for size in [1 << 62, u64::MAX / 512 * 512] {
+        let error = machine.handle.resize(size).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+        assert_eq!((machine.capacity(), machine.handle.size()), (8, 4096));
+    }
+    machine.check();
 }
