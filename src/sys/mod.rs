@@ -2,6 +2,9 @@
 //!
 //! One shared file, and one per system beside it: `cfg` chooses files, not lines.
 
+mod descriptors;
+pub(crate) use descriptors::Descriptors;
+
 pub(crate) mod file;
 #[cfg(target_os = "linux")]
 mod file_linux;

@@ -56,6 +56,7 @@ pub(crate) use tally::Tally;
 
 /// What a connection carries (§5.10.6.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Kind {
     /// Bytes, VIRTIO_VSOCK_TYPE_STREAM.
     Stream,

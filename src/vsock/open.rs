@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use super::handle::{PATIENCE, Shared};
 use super::handshake::{Convention, Handshake, Handshakes, Heard};
 use super::spec::check_path;
 use super::{Answer, Call, Dial, Error, Kind, SOURCES, Settings, Tally, Vsock, VsockHandle, Want};
-use crate::sys::{Link, unix};
+use crate::sys::{Descriptors, Link, unix};
 use crate::virtio::{HostEvent, Sources};
 
 /// Connections that are accepted before others have a turn.
@@ -35,6 +35,8 @@ pub struct OpenVsock {
     listeners: Vec<Listener>,
     handshakes: Handshakes,
     routes: Routes,
+    /// What the guest takes by connecting.
+    descriptors: Descriptors,
     /// How long a program may take to say where to, and the guest to accept.
     pub(super) patience: Duration,
     deadline: Option<Instant>,
@@ -129,6 +131,7 @@ impl OpenVsock {
             listeners,
             handshakes: Handshakes::default(),
             routes: Routes { ports, hybrid: spec.hybrid, hyperkit: spec.hyperkit },
+            descriptors: Descriptors::of_process(),
             patience: PATIENCE,
             deadline: None,
             _links: links,
@@ -193,6 +196,19 @@ impl OpenVsock {
 
     /// The guest connects from its port `from` to `port` of the host. Never blocks.
     pub(crate) fn dial(&self, kind: Kind, port: u32, from: u32) -> Dial {
+        if let Err(error) = self.descriptors.check(&self.shared.wake) {
+            log::debug!("vsock: a connection from port {from} of the guest: {error}");
+            return Dial::Refused;
+        }
+        let dial = self.find(kind, port, from);
+        if let Dial::Connected(socket) = &dial {
+            self.descriptors.given(socket.as_raw_fd());
+        }
+        dial
+    }
+
+    /// Whoever has `port`, if there is anybody.
+    fn find(&self, kind: Kind, port: u32, from: u32) -> Dial {
         if let Some(dial) = self.shared.dial(kind, port, from) {
             return dial;
         }

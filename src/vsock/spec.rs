@@ -135,7 +135,10 @@ impl Vsock {
         self
     }
 
-    /// Most connections at a time, up to 65,536; 8,192 if nothing is said. Each needs a descriptor of this process.
+    /// Most connections at a time, up to 65,536; 8,192 if nothing is said.
+    ///
+    /// Each needs a descriptor of this process (RLIMIT_NOFILE), and one more if this program has its other end. An eighth of
+    /// what the process may have when the sockets are opened the guest does not get: what it asks for is refused then.
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = connections;
         self
@@ -221,21 +224,40 @@ impl Vsock {
             return wrong(format!("a guest's CID is 3 to 0xfffffffe, not {cid:#x}"));
         }
         if !(1..=MOST_CONNECTIONS).contains(&connections) {
-            return wrong(format!("a guest has 1 to {MOST_CONNECTIONS} connections"));
+            return wrong(format!(
+                "a guest has 1 to {MOST_CONNECTIONS} connections, not {connections}"
+            ));
         }
         if buffer < LEAST_BUFFER {
-            return wrong(format!("a connection's buffer has at least {LEAST_BUFFER} bytes"));
+            return wrong(format!(
+                "a connection's buffer has at least {LEAST_BUFFER} bytes, not {buffer}"
+            ));
         }
         if memory < buffer as usize {
-            return wrong("the connections of a guest need the memory of one at least".into());
+            return wrong(format!(
+                "the connections of a guest need the memory of one at least: {buffer} bytes, not {memory}"
+            ));
         }
-        if self.hyperkit.is_none() && !self.forwards.is_empty() {
-            return wrong("a forward by HyperKit's convention needs its folder".into());
+        if let (None, Some(port)) = (&self.hyperkit, self.forwards.first()) {
+            return wrong(format!(
+                "a forward by HyperKit's convention, here to port {port}, needs its folder: call `hyperkit`"
+            ));
+        }
+        let empty = |path: &Path| path.as_os_str().is_empty();
+        if self.hybrid.as_deref().is_some_and(empty) {
+            return wrong("the path of `hybrid` is empty".into());
+        }
+        for (ports, side) in [(&self.guest_ports, "guest"), (&self.host_ports, "host")] {
+            if let Some((port, _)) = ports.iter().find(|(_, path)| empty(path)) {
+                return wrong(format!(
+                    "the path of the socket for port {port} of the {side} is empty"
+                ));
+            }
         }
         let mut ports: Vec<u32> = self.host_ports.iter().map(|&(port, _)| port).collect();
         ports.sort_unstable();
-        if !ports.is_sorted_by(|one, other| one < other) {
-            return wrong("two sockets were named for the same port of the host".into());
+        if let Some(&[port, ..]) = ports.windows(2).find(|pair| pair.first() == pair.last()) {
+            return wrong(format!("two sockets were named for the same port of the host, {port}"));
         }
         Ok(Settings { cid: cid.into(), connections, buffer, memory })
     }
@@ -243,9 +265,6 @@ impl Vsock {
 
 /// Whether `path` can be a socket's.
 pub(super) fn check_path(path: &Path) -> Result<(), Error> {
-    if path.as_os_str().is_empty() {
-        return Err(Error::Config("a unix socket's path is empty".into()));
-    }
     if path.as_os_str().len() > LONGEST_PATH {
         return Err(Error::PathTooLong { path: path.to_owned(), limit: LONGEST_PATH });
     }

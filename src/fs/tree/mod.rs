@@ -18,7 +18,6 @@
 //! Linux knows them by.
 
 mod change;
-mod descriptors;
 mod file;
 mod identity;
 mod lock;
@@ -64,8 +63,8 @@ use std::sync::{Arc, Mutex};
 
 use rustix::io::Errno;
 
+use crate::sys::Descriptors;
 use crate::sys::file::is_unsupported;
-use descriptors::Descriptors;
 use handle::Handle;
 use identity::{FileId, Numbers};
 use lock::Holders;

@@ -285,11 +285,14 @@ fn the_limit_of_a_path_is_the_systems() {
 
 #[test]
 fn a_path_that_is_empty_is_no_path() {
-    for vsock in
-        [Vsock::new().hybrid(""), Vsock::new().guest_port(1, ""), Vsock::new().host_port(1, "")]
-    {
+    for (vsock, what) in [
+        (Vsock::new().hybrid(""), "the path of `hybrid`"),
+        (Vsock::new().guest_port(1, ""), "port 1 of the guest"),
+        (Vsock::new().host_port(2, ""), "port 2 of the host"),
+    ] {
         let error = vsock.open().unwrap_err();
         assert!(matches!(error, Error::Config(_)), "{error}");
+        assert!(error.to_string().contains(what), "{error}");
     }
 }
 

@@ -32,11 +32,15 @@ fn options_that_make_no_sense_are_refused() {
         refused(Vsock::new().cid(cid), "3 to 0xfffffffe");
     }
     for connections in [0, 65_537] {
-        refused(Vsock::new().connections(connections), "1 to 65536 connections");
+        let why = format!("1 to 65536 connections, not {connections}");
+        refused(Vsock::new().connections(connections), &why);
     }
-    refused(Vsock::new().buffer(4095), "at least 4096 bytes");
-    refused(Vsock::new().buffer(8192).memory(8191), "the memory of one");
-    refused(Vsock::new().hyperkit_forward(1), "needs its folder");
+    refused(Vsock::new().buffer(4095), "at least 4096 bytes, not 4095");
+    refused(
+        Vsock::new().buffer(8192).memory(8191),
+        "the memory of one at least: 8192 bytes, not 8191",
+    );
+    refused(Vsock::new().hyperkit_forward(7), "to port 7, needs its folder");
     let twice = Vsock::new().host_port(1, "a").host_port(2, "b").host_port(1, "c");
-    refused(twice, "the same port");
+    refused(twice, "the same port of the host, 1");
 }

@@ -7,6 +7,7 @@ use std::env;
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
 use rustix::fs::Mode;
@@ -91,4 +92,41 @@ fn child_descriptors() {
     assert_eq!(rig.open.deadline(), None);
     assert!(matches!(rig.open.dial(Kind::Stream, 2, 1), Dial::Connected(_)));
     listener.accept().unwrap();
+}
+
+#[test]
+fn a_guest_that_connects_without_end_leaves_descriptors_to_others() {
+    child("much");
+}
+
+#[test]
+fn child_much() {
+    if !is_child("much") {
+        return;
+    }
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = Some(400);
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let dir = folder();
+    let rig = Rig::new(Vsock::new().host_port(1, dir.path().join("v")));
+    let other = UnixListener::bind(dir.path().join("v")).unwrap();
+    let listener = rig.open.handle().listen(2).unwrap();
+    let mut connections = Vec::new();
+    loop {
+        match rig.open.dial(Kind::Stream, 2, 1) {
+            Dial::Connected(socket) => connections.push((socket, listener.accept().unwrap())),
+            Dial::Refused => break,
+            Dial::Busy => panic!("a listener of this program is busy"),
+        }
+    }
+    assert!(connections.len() > 100, "{}", connections.len());
+    assert!(matches!(rig.open.dial(Kind::Stream, 1, 1), Dial::Refused));
+    // An eighth is left.
+    let others: Vec<_> = (0..45).map(|_| fs::File::open("/dev/null").unwrap()).collect();
+    drop(others);
+    connections.truncate(50);
+    let dialled = rig.open.dial(Kind::Stream, 1, 1);
+    assert!(matches!(dialled, Dial::Connected(_)), "{dialled:?}");
+    other.accept().unwrap();
+    assert!(matches!(rig.open.dial(Kind::Stream, 2, 1), Dial::Connected(_)));
 }

@@ -101,7 +101,7 @@ pub(super) fn check_mapped() {
     }
 
     // What its owner cannot even read on the host is still what it was.
-    fs::set_permissions(share.host("c"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(share.host("c"), fs::Permissions::from_mode(0o000)).unwrap();
     set_owner(&root.walk(b"c").unwrap(), 5, 6).unwrap();
     let node = root.walk(b"c").unwrap();
     assert_eq!(seen(&node), (kind::CHAR | 0o600, 5, 6));

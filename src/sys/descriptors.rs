@@ -2,8 +2,8 @@
 //!
 //! Whatever the guest holds takes a descriptor, and a process may have only so many of them (RLIMIT_NOFILE). The host
 //! gives out the lowest that is free; so a high number says that few are left, whoever has them, and then the guest gets
-//! no more (EMFILE) until there are lower ones again. What is left is for what is done for the guest in passing, for
-//! its other devices, and for the rest of the process.
+//! no more until there are lower ones again. What is left is for what is done for the guest in passing, for its other
+//! devices, and for the rest of the process.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -15,8 +15,9 @@ use rustix::process::{Resource, getrlimit};
 /// What part of the process's descriptors is not for the guest to hold.
 const SPARED: u64 = 8;
 
+/// Keeps the guest from taking all of them by one of its devices.
 #[derive(Debug)]
-pub(super) struct Descriptors {
+pub(crate) struct Descriptors {
     /// The guest gets those below it.
     end: RawFd,
     /// The last one was not.
@@ -38,7 +39,7 @@ impl Descriptors {
         }
     }
 
-    /// Whether the guest can have another. `any` descriptor tells.
+    /// Whether the guest can have another; EMFILE if not. `any` descriptor tells.
     pub fn check(&self, any: impl AsFd) -> io::Result<()> {
         if self.few.load(Ordering::Relaxed) {
             let next = any.as_fd().try_clone_to_owned()?;
