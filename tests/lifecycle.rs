@@ -56,6 +56,14 @@ fn every_way_to_end_is_told_apart() {
 }
 
 #[test]
+fn whoever_waits_may_wait_for_as_long_as_there_is() {
+    let vm = start(builder().accelerator(Scripted::new([vec![power_off()]])));
+    for timeout in [SOON, Duration::MAX] {
+        assert_eq!(vm.wait_timeout(timeout).unwrap().unwrap(), End::PowerOff);
+    }
+}
+
+#[test]
 fn only_the_last_vcpu_that_halts_ends_the_machine() {
     let halt = [Step::Exit(Exit::Halted)];
     let (end, _) = play(&[&halt, &halt, &halt]);
@@ -199,7 +207,7 @@ fn a_machine_that_cannot_be_is_refused_before_it_runs() {
     let many = (0..15).fold(builder(), |builder, _| builder.device(Rng::new()));
     refused(many, "14 virtio devices");
     let many = (0..5).fold(builder(), |builder, _| builder.serial(Console::null()));
-    refused(many, "4 serial ports");
+    refused(many, "4 serial ports; this is number 5");
     let device = Arc::new(Panics);
     refused(builder().port_device("mine", 0x64, 1, device.clone()), "mine");
     refused(builder().mmio_device("mine", 0x10_0000, 0x1000, device.clone()), "mine");

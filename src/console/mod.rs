@@ -17,8 +17,9 @@
 //!
 //! What holds for all of them:
 //!
-//! * The guest never waits for the host. Each host side may be 64 KiB behind; what comes after that is lost to it,
-//!   and counted ([`Port::dropped`]). A host side that is slow, blocked or gone takes nothing away from the others.
+//! * The guest hardly waits for the host: a virtio console a tenth of a second at most, a serial port not at all. Each
+//!   host side may be 64 KiB behind; what comes after that is lost to it, and counted for whoever opens a console by
+//!   itself ([`Port::dropped`]). A host side that is slow, blocked or gone takes nothing away from the others.
 //! * The host waits for the guest. Input is read as the guest takes it, and no byte is lost.
 //! * Closing a console writes the guest's last words first: up to a second to a host side that takes them.
 //! * Idle is silent: without input or output nothing runs.

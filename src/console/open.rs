@@ -96,7 +96,7 @@ impl Console {
         let feeds: Vec<_> = open.readers.iter().map(Reader::feed).collect();
         if !(sources.is_empty() && sinks.is_empty() && feeds.is_empty()) {
             let events = EventLoop { shared: open.port.0.clone(), waker, sources, feeds, sinks };
-            let thread = sys::spawn("console", move || events.run()).map_err(Error::Thread)?;
+            let thread = sys::spawn("hk-console", move || events.run()).map_err(Error::Thread)?;
             open.events = Some(thread);
         }
         Ok(open)

@@ -71,7 +71,7 @@ impl Reader {
         let state = FeedState { bytes: Vec::new(), reading: true, waker: Some(waker) };
         let feed = Arc::new(Feed { state: Mutex::new(state), taken: Condvar::new() });
         let ours = feed.clone();
-        let thread = sys::spawn("console-in", move || {
+        let thread = sys::spawn("hk-console-in", move || {
             let mut buffer = [0; 4096];
             loop {
                 match input.read(&mut buffer) {
@@ -113,7 +113,7 @@ pub(super) struct Writer {
 impl Writer {
     pub fn start(mut output: Box<dyn Write + Send>, queue: Arc<Queue>) -> io::Result<Self> {
         let ours = queue.clone();
-        let thread = sys::spawn("console-out", move || {
+        let thread = sys::spawn("hk-console-out", move || {
             let mut buffer = [0; 4096];
             while ours.wait() {
                 let count = ours.peek(&mut buffer);

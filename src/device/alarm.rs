@@ -79,7 +79,7 @@ impl<C: Clock> Alarm<C> {
         if thread.is_none() {
             let shared = self.shared.clone();
             // Without a thread there are no alarms, until the guest asks again.
-            *thread = sys::spawn("rtc", move || shared.run()).ok();
+            *thread = sys::spawn("hk-rtc", move || shared.run()).ok();
         }
     }
 }

@@ -6,9 +6,13 @@
 //! The loop is edge-triggered: an event says that something changed, once. Nothing is lost, because a doorbell is
 //! cleared before its queue is worked; what is left after a turn is remembered in here; and while the device is
 //! paused the loop does not ask for events, so that they wait in the kernel.
+//!
+//! A device that panics is dropped, and takes nothing with it: its driver reads DEVICE_NEEDS_RESET, as does each one that
+//! comes later, and the transport is answered as if the device were quiet.
 
 use std::io;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,10 +76,11 @@ impl Worker {
         }
         device.start(Sources(poll.registry()))?;
 
-        let name = format!("hk-virtio-{}", device.name());
+        let device_name = device.name().to_owned();
+        let name = format!("hk-virtio-{device_name}");
         let (orders, inbox) = channel();
         let config_written = Arc::new(AtomicBool::new(false));
-        let event_loop = Loop {
+        let mut event_loop = Loop {
             poll,
             device,
             memory,
@@ -89,7 +94,12 @@ impl Worker {
             paused: false,
             ready: vec![false; count].into(),
         };
-        let thread = crate::sys::spawn(&name, move || event_loop.run())?;
+        let thread = crate::sys::spawn(&name, move || {
+            if catch_unwind(AssertUnwindSafe(|| event_loop.run())).is_err() {
+                log::error!("virtio {device_name}: the device has panicked, and is no more");
+                event_loop.outlive_device();
+            }
+        })?;
         let thread = Mutex::new(Some(thread));
         Ok(Self { orders, waker, doorbells, config_written, thread })
     }
@@ -188,7 +198,7 @@ struct Loop {
 }
 
 impl Loop {
-    fn run(mut self) {
+    fn run(&mut self) {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             let wait = self.wait();
@@ -365,6 +375,32 @@ impl Loop {
         if self.active {
             self.reset();
             self.interrupt.needs_reset(error);
+        }
+    }
+
+    /// Answers the transport for a device that has panicked, until the thread is to end.
+    fn outlive_device(self) {
+        const WHY: &str = "the device has panicked";
+        let Self { device, queues, waiting, active, inbox, interrupt, .. } = self;
+        let has_driver = active || waiting.is_some();
+        // Whatever state it is in: what it does when it is dropped may go wrong as well.
+        if catch_unwind(AssertUnwindSafe(|| drop((device, queues, waiting)))).is_err() {
+            log::error!("virtio: a device that has panicked did so again as it was dropped");
+        }
+        if has_driver {
+            interrupt.needs_reset(&WHY);
+        }
+        for order in inbox {
+            match order {
+                Order::Activate { .. } => interrupt.needs_reset(&WHY),
+                Order::Take(_, done)
+                | Order::Reset(done)
+                | Order::Pause(done)
+                | Order::Resume(done) => {
+                    let _ = done.send(());
+                }
+                Order::Stop => return,
+            }
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Putting a machine together, and bringing it up.
 //!
-//! The order matters to what a caller sees: the configuration is checked first, then what it names is opened, then
-//! memory is mapped; the kernel is loaded, and vCPUs exist, only once all of that went well.
+//! The order matters to what a caller sees. The kernel is opened and checked first; then the accelerator makes its
+//! machine and memory is mapped; then each console, disk, card, share and the sockets are checked, opened and put
+//! behind a device, in turn; the caller's own devices come last, and once more a look at the command line. Only a
+//! machine for which all of that went well can be started: it loads the kernel, and vCPUs get their threads.
 
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use uuid::Uuid;
@@ -124,7 +126,7 @@ impl<V: AccelVm> Machine<V> {
                 parts.virtio(Box::new(SocketDevice::new(host)))?;
                 handle
             }
-            None => VsockHandle::absent().map_err(Error::host("make a notifier"))?,
+            None => VsockHandle::absent().map_err(Error::host("make a notifier for sockets"))?,
         };
         if config.rng {
             parts.virtio(Box::new(virtio::rng::Rng::new()))?;
@@ -213,23 +215,32 @@ impl<V: AccelVm> Startable for Machine<V> {
     fn start(self: Box<Self>) -> Result<Running, Error> {
         let entry = self.load()?;
         let control = Arc::new(Control::new(self.cpus as usize, self.reboot));
-        let mut vcpus = Vcpus::new(control.clone());
+        let mut vcpus =
+            Vcpus { control: control.clone(), threads: Vec::new(), kickers: Vec::new() };
+        let (report, ready) = mpsc::channel();
         for id in 0..self.cpus {
             let bus = VcpuBus::new(self.pio.clone(), self.mmio.clone());
-            vcpus.start(id, self.vm.vcpu(id)?, bus)?;
+            vcpus.start(id, self.vm.vcpu(id)?, bus, report.clone())?;
         }
-        vcpus.wait_ready()?;
-        let power = Arc::downgrade(self.board.power_button());
+        // Now a vCPU that panics before it has reported is noticed: nobody else can report for it.
+        drop(report);
+        vcpus.wait_ready(&ready)?;
+        let power = Arc::new(Mutex::new(Some(self.board.power_button().clone())));
         let (disks, cards) = (self.disks.clone(), self.cards.clone());
         let vsock = self.vsock.clone();
         control.boot(entry);
         let supervisor = {
-            let control = control.clone();
+            let (control, power) = (control.clone(), power.clone());
             sys::spawn("hk-machine", move || {
-                let end = self.supervise(&control, &vcpus.kickers);
-                drop(vcpus);
-                drop(self);
-                control.finish(end);
+                let end = guarded(|| self.supervise(&control, &vcpus.kickers));
+                // A press that is under way holds the machine: it is waited for.
+                drop(power.lock().unwrap_or_else(PoisonError::into_inner).take());
+                let gone = guarded(|| {
+                    drop(vcpus);
+                    drop(self);
+                    Ok(())
+                });
+                control.finish(end.and_then(|end| gone.map(|()| end)));
             })
         };
         let supervisor = supervisor.map_err(Error::host("start the machine's thread"))?;
@@ -237,28 +248,30 @@ impl<V: AccelVm> Startable for Machine<V> {
     }
 }
 
+/// Calls `call`, in which a device of the caller's may panic: whoever waits for the machine is told.
+fn guarded<T>(call: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or(Err(Error::SupervisorLost))
+}
+
 /// The vCPUs' threads. Dropping it ends them.
 struct Vcpus {
     control: Arc<Control>,
     threads: Vec<JoinHandle<()>>,
     kickers: Vec<Kicker>,
-    ready: mpsc::Receiver<Result<Kicker, accel::Error>>,
-    report: mpsc::Sender<Result<Kicker, accel::Error>>,
 }
 
-impl Vcpus {
-    fn new(control: Arc<Control>) -> Self {
-        let (report, ready) = mpsc::channel();
-        Self { control, threads: Vec::new(), kickers: Vec::new(), ready, report }
-    }
+/// What a vCPU says once it is bound to its thread.
+type Bound = Result<Kicker, accel::Error>;
 
+impl Vcpus {
     fn start<V: AccelVcpu + 'static>(
         &mut self,
         id: u32,
         binder: VcpuBinder<V>,
         mut bus: VcpuBus,
+        report: mpsc::Sender<Bound>,
     ) -> Result<(), Error> {
-        let (control, report) = (self.control.clone(), self.report.clone());
+        let control = self.control.clone();
         let thread = sys::spawn(&format!("hk-vcpu-{id}"), move || {
             let bound = binder.bind();
             // Nobody listens any more if another vCPU could not be had.
@@ -276,9 +289,9 @@ impl Vcpus {
     }
 
     /// Waits until every vCPU is bound to its thread.
-    fn wait_ready(&mut self) -> Result<(), Error> {
+    fn wait_ready(&mut self, ready: &mpsc::Receiver<Bound>) -> Result<(), Error> {
         for _ in 0..self.threads.len() {
-            let kicker = self.ready.recv().map_err(|_| Error::VcpuLost)??;
+            let kicker = ready.recv().map_err(|_| Error::VcpuLost)??;
             self.kickers.push(kicker);
         }
         Ok(())

@@ -70,7 +70,10 @@ impl Board {
             self.serial.get_mut(number),
         ) else {
             let most = layout::SERIAL.len();
-            return Err(Error::Config(format!("a machine has at most {most} serial ports")));
+            let number = number + 1;
+            return Err(Error::Config(format!(
+                "a machine has at most {most} serial ports; this is number {number}"
+            )));
         };
         *present = true;
         let serial = Pl011::new(port, parts.line(line)?);

@@ -68,7 +68,10 @@ impl Board {
             self.acpi.com.get_mut(number),
         ) else {
             let most = layout::COM_PORTS.len();
-            return Err(Error::Config(format!("a machine has at most {most} serial ports")));
+            let number = number + 1;
+            return Err(Error::Config(format!(
+                "a machine has at most {most} serial ports; this is number {number}"
+            )));
         };
         *present = true;
         let serial = Serial::new(port, parts.line(gsi)?);

@@ -19,6 +19,7 @@ use crate::vsock::Vsock;
 
 /// What happens when the guest asks for a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OnReset {
     /// The machine boots again, in place.
     #[default]
@@ -101,19 +102,21 @@ impl<A: Accelerator> VmBuilder<A> {
         VmBuilder { accelerator, machine: self.machine }
     }
 
-    /// How many vCPUs; 1 unless said otherwise.
+    /// How many vCPUs; 1 unless said otherwise, and at most as many as the accelerator runs on this host. On arm64
+    /// there are 512 at most, and 8 where the host's interrupt controller is a GICv2.
     pub fn cpus(mut self, cpus: u32) -> Self {
         self.machine.cpus = cpus;
         self
     }
 
-    /// Bytes of guest memory; 512 MiB unless said otherwise. The host gives them only as the guest touches them.
+    /// Bytes of guest memory; 512 MiB unless said otherwise. At least 2 MiB and enough for the kernel, and a multiple
+    /// of the host's page size. The host gives them only as the guest touches them.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.machine.memory = bytes;
         self
     }
 
-    /// How guest memory is backed on the host.
+    /// How guest memory is backed on the host; [`Backing::Anonymous`] unless said otherwise.
     pub fn memory_backing(mut self, backing: Backing) -> Self {
         self.machine.backing = backing;
         self
@@ -131,7 +134,9 @@ impl<A: Accelerator> VmBuilder<A> {
         self
     }
 
-    /// Adds a serial port with `console` behind it: the first is COM1 (`ttyS0`), the fourth COM4.
+    /// Adds a serial port with `console` behind it. There can be four: `ttyS0` to `ttyS3`, a PC's COM1 to COM4, on
+    /// x86-64; `ttyAMA0` to `ttyAMA3` on arm64. [`SERIAL_CONSOLE`](crate::arch::SERIAL_CONSOLE) is the name of the
+    /// first.
     pub fn serial(mut self, console: Console) -> Self {
         self.machine.serial.push(console);
         self
@@ -176,13 +181,14 @@ impl<A: Accelerator> VmBuilder<A> {
         self
     }
 
-    /// Adds a virtio device.
+    /// Adds a virtio device. A machine has 14 at most on x86-64 and 64 on arm64: these, those for entropy and sockets,
+    /// and one for each virtio console, disk, card and share.
     pub fn device(mut self, device: impl VirtioDevice + 'static) -> Self {
         self.machine.virtio.push(Box::new(device));
         self
     }
 
-    /// Puts `device` on the ports `first..first + len`. `name` appears in errors.
+    /// Puts `device` on the ports `first..first + len`, which only x86-64 has. `name` appears in errors.
     pub fn port_device(
         mut self,
         name: impl Into<String>,
@@ -195,7 +201,9 @@ impl<A: Accelerator> VmBuilder<A> {
         self
     }
 
-    /// Puts `device` on `len` guest-physical addresses from `start`, where no memory is. `name` appears in errors.
+    /// Puts `device` on `len` guest-physical addresses from `start`, where no other device is: on x86-64 between
+    /// 0xc000_0000 and 0xfec0_0000, with the virtio devices from 0xd000_0000 on, a page each; on arm64 between
+    /// 0x2000_0000 and 0x4000_0000. `name` appears in errors.
     pub fn mmio_device(
         mut self,
         name: impl Into<String>,
@@ -207,7 +215,8 @@ impl<A: Accelerator> VmBuilder<A> {
         self
     }
 
-    /// The machine's UUID, as SMBIOS tells it to the guest; a random one unless said otherwise.
+    /// The machine's UUID; a random one unless said otherwise. On x86-64 SMBIOS tells it to the guest. The Ethernet
+    /// addresses of cards that have no other are made of it, and so stay the same as long as it does.
     pub fn uuid(mut self, uuid: Uuid) -> Self {
         self.machine.uuid = uuid;
         self
@@ -219,8 +228,8 @@ impl<A: Accelerator> VmBuilder<A> {
         self
     }
 
-    /// Announces virtio devices on the kernel's command line (`virtio_mmio.device=…`), for kernels without ACPI;
-    /// others find them in the ACPI tables.
+    /// Announces virtio devices on the kernel's command line (`virtio_mmio.device=…`), for x86-64 kernels without ACPI;
+    /// others find them in the ACPI tables or, on arm64, in the device tree.
     pub fn virtio_on_cmdline(mut self, announce: bool) -> Self {
         self.machine.virtio_on_cmdline = announce;
         self

@@ -163,12 +163,13 @@ impl Control {
                 return Order::Finish(Ok(End::Stopped));
             }
             // An event stays until the next boot, and keeps the vCPUs at the gate.
-            if let Some(event) = &state.event {
-                return match event {
-                    Event::Reset if self.reboot => Order::Reset,
-                    Event::Reset => Order::Finish(Ok(End::Reset)),
-                    Event::End(end) => Order::Finish(end.clone()),
-                };
+            match &state.event {
+                // The guest asked for it while it was being paused: memory and devices stay as they are until it goes on.
+                Some(Event::Reset) if self.reboot && state.paused => {}
+                Some(Event::Reset) if self.reboot => return Order::Reset,
+                Some(Event::Reset) => return Order::Finish(Ok(End::Reset)),
+                Some(Event::End(end)) => return Order::Finish(end.clone()),
+                None => {}
             }
             if state.pause_wanted != state.paused {
                 return if state.pause_wanted { Order::Pause } else { Order::Resume };
@@ -197,7 +198,7 @@ impl Control {
         state.event = None;
         state.fresh = 0;
         state.halted = 0;
-        state.goal = if state.paused { Goal::Park } else { Goal::Run };
+        state.goal = Goal::Run;
         self.changed.notify_all();
     }
 

@@ -53,6 +53,11 @@ pub enum Error {
         "a vCPU's thread panicked: a bug in hyperkit or in a device that was added to the machine"
     )]
     VcpuLost,
+    /// The machine's own thread panicked: a bug in this crate or in a device of the caller's, as it was reset or dropped.
+    #[error(
+        "the machine's thread panicked: a bug in hyperkit or in a device that was added to the machine"
+    )]
+    SupervisorLost,
     /// The machine has ended, so it cannot do what was asked.
     #[error("the machine has ended")]
     Ended,

@@ -1,8 +1,12 @@
 //! Building a machine, starting it, and holding on to it while it runs.
 //!
 //! [`Vm::builder`] collects a configuration; [`VmBuilder::build`] checks it whole, opens what it names and puts the
-//! machine together; [`Vm::start`] gives the [`Running`] machine. Its threads are one per vCPU, one per virtio
-//! device, one per console, and one supervisor, which carries out pauses, resets and the end.
+//! machine together; [`Vm::start`] gives the [`Running`] machine.
+//!
+//! A supervisor's thread carries out pauses, resets and the end. Each vCPU has a thread, and so have each virtio
+//! device, each console with a terminal, a file or a `Read` behind it, and each of these `Read`s and `Write`s. Further
+//! ones come when there is work for them: a clock's, once the guest sets an alarm; those of a disk or a share, for
+//! requests that take time. The names of all of them begin with `hk-`.
 
 mod assemble;
 #[cfg(target_arch = "aarch64")]

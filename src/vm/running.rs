@@ -1,7 +1,7 @@
 //! The handle on a running machine.
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,19 @@ use crate::virtio::blk::DiskHandle;
 use crate::virtio::net::CardHandle;
 use crate::vsock::VsockHandle;
 
+/// The power button, until the machine goes: its interrupt line holds the accelerator's machine, and so the guest's
+/// memory.
+pub(super) type Power = Arc<Mutex<Option<Arc<PowerButton>>>>;
+
 /// A running machine. Every method may be called from any thread; dropping the handle stops the machine. When a
 /// machine has ended its memory and its devices are gone, also while the handle lives.
+///
+/// The machine's own threads are the exception: `pause`, `resume`, `wait`, `stop` and dropping the handle wait for them,
+/// and so for ever if a device, a backend or a policy of yours calls one of these (it may tell another thread to); a
+/// console's callbacks may, and `stop` works from [`Console::on_escape`](crate::console::Console::on_escape).
 pub struct Running {
     control: Arc<Control>,
-    /// Goes with the machine: its interrupt line holds the accelerator's machine, and so the guest's memory.
-    power: Weak<PowerButton>,
+    power: Power,
     disks: Vec<DiskHandle>,
     cards: Vec<CardHandle>,
     vsock: VsockHandle,
@@ -27,7 +34,7 @@ pub struct Running {
 impl Running {
     pub(super) fn new(
         control: Arc<Control>,
-        power: Weak<PowerButton>,
+        power: Power,
         disks: Vec<DiskHandle>,
         cards: Vec<CardHandle>,
         vsock: VsockHandle,
@@ -57,7 +64,8 @@ impl Running {
     /// Presses the power button, which asks the guest to shut down; it may take its time, or ignore it. Does nothing once
     /// the machine has ended.
     pub fn power_button(&self) {
-        if let Some(power) = self.power.upgrade() {
+        // The lock is held: a press that outlived the machine would keep the guest's memory.
+        if let Some(power) = &*self.power.lock().unwrap_or_else(PoisonError::into_inner) {
             power.press_power_button();
         }
     }
@@ -78,8 +86,8 @@ impl Running {
         &self.vsock
     }
 
-    /// Ends the machine, without asking the guest. Returns when it has ended; always works, and takes well under
-    /// five seconds whatever the guest does.
+    /// Ends the machine, without asking the guest. Returns when it has ended, in well under five seconds whatever the
+    /// guest does; a host file, storage or callback of yours that does not return holds it up.
     pub fn stop(&self) {
         self.control.stop();
         self.control.end(None);
@@ -95,7 +103,7 @@ impl Running {
 
     /// As [`wait`](Self::wait), for `timeout` at most; `None` if the machine still runs then.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<Result<End, Error>> {
-        self.control.end(Some(Instant::now() + timeout))
+        self.control.end(Instant::now().checked_add(timeout))
     }
 }
 

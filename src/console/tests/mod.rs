@@ -412,7 +412,7 @@ fn a_callback_may_close_its_console() {
     port.on_input(|| {});
     let console = slot.clone();
     port.on_input(move || {
-        if std::thread::current().name() == Some("console") {
+        if std::thread::current().name() == Some("hk-console") {
             let start = Instant::now();
             drop(console.lock().unwrap().take());
             // It does not wait for itself.

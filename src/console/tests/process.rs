@@ -293,7 +293,7 @@ fn child_leaks() {
     let threads = || {
         let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
         tasks
-            .filter(|task| fs::read_to_string(task.join("comm")).unwrap().trim() == "console")
+            .filter(|task| fs::read_to_string(task.join("comm")).unwrap().trim() == "hk-console")
             .collect::<Vec<_>>()
     };
     // It gives itself its name.

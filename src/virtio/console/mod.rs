@@ -1,8 +1,9 @@
 //! The console device (§5.3), with one port: a fast terminal, `hvc0` to Linux.
 //!
-//! The host side is a [`Port`], which never blocks: what the guest writes goes there at once, and input waits there
-//! until the driver has given buffers for it. So nothing is kept in here, and a guest that stops reading, or is
-//! reset in between, loses no input.
+//! The host side is a [`Port`]: what the guest writes goes there, and waits a tenth of a second at most for a host that
+//! is behind; input waits there until the driver has given buffers for it. So no input is kept in here, and a guest
+//! that stops reading, or is reset in between, loses none. Of output there is one chain at most: that which a turn did
+//! not come to the end of.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 
-use super::{ConfigSpace, Context, Error, HostEvent, Interest, Sources, VirtioDevice};
+use super::{Chain, ConfigSpace, Context, Error, HostEvent, Interest, Sources, VirtioDevice};
 use crate::console::Port;
 use crate::sys::Notifier;
 
@@ -26,6 +27,12 @@ const QUEUES: [u16; 2] = [64, 64];
 /// Bytes copied at a time.
 const STEP: usize = 4096;
 
+/// Output of one turn. A chain may have 4 GiB, and there are 64 of them: whoever wants the device to pause, stop or be
+/// reset is not to wait for that.
+const TURN: usize = 512 << 10;
+/// A turn ends as well after so long, with a host that is slow.
+const TURN_TIME: Duration = Duration::from_millis(20);
+
 /// A driver that has written nothing for so long has started, on a slow machine too.
 const SETTLED: Duration = Duration::from_millis(500);
 /// A driver that was made ready so long ago has started in any case.
@@ -39,6 +46,8 @@ pub struct Console {
     changed: Option<Arc<Notifier>>,
     /// The driver may still be starting.
     settling: Option<Settling>,
+    /// Output that the last turn did not come to the end of, and how many bytes of it the host has.
+    unfinished: Option<(Chain, usize)>,
 }
 
 /// How long input waits for a driver that starts.
@@ -56,7 +65,8 @@ impl Console {
     pub fn new(port: Port) -> Self {
         // cols, rows, max_nr_ports (one: F_MULTIPORT is not offered), emerg_wr.
         let config = ConfigSpace::new([0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
-        let console = Self { port, config: Arc::new(config), changed: None, settling: None };
+        let config = Arc::new(config);
+        let console = Self { port, config, changed: None, settling: None, unfinished: None };
         console.resize();
         console
     }
@@ -95,22 +105,40 @@ impl Console {
         Ok(())
     }
 
-    /// Output.
+    /// Output, as much as a turn may have.
     fn transmit(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        let start = Instant::now();
         if let Some(settling) = &mut self.settling {
-            settling.until = settling.limit.min(Instant::now() + SETTLED);
+            settling.until = settling.limit.min(start + SETTLED);
         }
         let Some(queue) = cx.queue(TRANSMIT) else { return Ok(()) };
+        let mut left = TURN;
         let mut bytes = [0; STEP];
-        while let Some(chain) = queue.pop()? {
+        loop {
+            let (chain, mut done) = match self.unfinished.take() {
+                Some(unfinished) => unfinished,
+                None => match queue.pop()? {
+                    Some(chain) => (chain, 0),
+                    None => return Ok(()),
+                },
+            };
             let mut reader = chain.reader();
+            reader.skip(done);
             while reader.remaining() > 0 {
+                let late = left < TURN && start.elapsed() >= TURN_TIME;
+                if left == 0 || late {
+                    // It stays in flight, as it is: the driver could change one that was put back.
+                    self.unfinished = Some((chain, done));
+                    queue.end_turn();
+                    return Ok(());
+                }
                 let count = reader.read(&mut bytes);
                 self.port.write_patiently(bytes.get(..count).unwrap_or_default());
+                done += count;
+                left = left.saturating_sub(count);
             }
             queue.push(chain, 0)?;
         }
-        Ok(())
     }
 }
 
@@ -160,8 +188,17 @@ impl VirtioDevice for Console {
         self.receive(cx)
     }
 
+    fn resume(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        if cx.queue(TRANSMIT).is_none() {
+            // The driver has given the queue up meanwhile, and its chains with it.
+            self.unfinished = None;
+        }
+        Ok(())
+    }
+
     fn reset(&mut self) {
         self.settling = None;
+        self.unfinished = None;
     }
 
     fn queue_ready(&mut self, index: u16, cx: &mut Context<'_>) -> Result<(), Error> {

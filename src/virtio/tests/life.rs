@@ -216,6 +216,48 @@ fn an_error_of_the_device_needs_a_reset() {
     machine.check_after_reset();
 }
 
+/// A device that panics as soon as it has something to do. What it holds tells whether it is still there.
+struct Panics {
+    _held: Arc<()>,
+}
+
+impl VirtioDevice for Panics {
+    fn id(&self) -> u32 {
+        42
+    }
+    fn name(&self) -> &str {
+        "panics"
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        &LOOPBACK_SIZES
+    }
+    fn queue_ready(&mut self, _index: u16, _cx: &mut Context<'_>) -> Result<(), Error> {
+        std::panic::resume_unwind(Box::new("on purpose"))
+    }
+}
+
+#[test]
+fn a_device_that_panics_is_gone_and_every_driver_is_told() {
+    let held = Arc::new(());
+    let mut guest = Guest::new(Panics { _held: held.clone() });
+    guest.start(0, 16);
+    guest.wait_status(NEEDS_RESET | DRIVER_OK | FEATURES_OK);
+    eventually("no interrupt", || {
+        guest.read(VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG != 0
+    });
+    assert_eq!(Arc::strong_count(&held), 1, "the device is still there");
+    guest.transport.pause();
+    guest.transport.resume();
+    for _ in 0..3 {
+        guest.reset();
+        guest.start(0, 16);
+        guest.wait_status(NEEDS_RESET | DRIVER_OK | FEATURES_OK);
+    }
+    guest.transport.reset();
+    assert_eq!(guest.status(), 0);
+    guest.transport.stop();
+}
+
 #[test]
 fn a_deadline_is_met_and_only_once() {
     let Machine { controls, guest, .. } = Machine::started();

@@ -3,6 +3,7 @@
 mod buffers;
 mod hostile;
 mod life;
+mod output;
 #[cfg(target_os = "linux")]
 mod process_linux;
 mod queue;
