@@ -23,7 +23,7 @@ use lexopt::prelude::*;
 const HELP: &str = "\
 Usage: docker_sock --kernel FILE --initrd FILE --socket PATH [OPTION]...
 
-  --kernel FILE    bzImage or ELF vmlinux
+  --kernel FILE    bzImage or ELF vmlinux (x86-64), Image (arm64)
   --initrd FILE    initial RAM disk
   --cmdline TEXT   kernel command line [console=ttyS0, or ttyAMA0 on arm64]
   --memory MIB     guest memory [1024]

@@ -43,7 +43,19 @@
 //! * The guest is hostile. Nothing it writes makes this crate panic, hang, or take memory without bound.
 //! * The process is yours. No signal handler is installed, no terminal changed, nothing printed and nothing exited,
 //!   unless you ask for it; messages go to the [`log`] facade.
-//! * A guest that sleeps costs nothing: there are no periodic timers and no polling.
+//! * A guest that sleeps costs next to nothing: nothing is polled. What wakes up by itself does so seldom: a peer that
+//!   is gone is looked for every five seconds, an alarm that the guest has set looks at the host's clock once a minute,
+//!   and the user-mode network tells the guest of its router every six hours.
+//!
+//! # Features
+//!
+//! Both are on by default:
+//!
+//! * `qcow2`: disks in QEMU's format, [`Disk::qcow2`].
+//! * `user-net`: the user-mode network, [`Net::user`].
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+compile_error!("hyperkit runs on Linux and macOS only");
 
 pub mod accel;
 pub mod arch;
@@ -66,9 +78,11 @@ pub mod vm;
 pub mod vsock;
 
 pub use boot::Kernel;
-pub use console::{Console, Console as Serial, RingBuffer};
+pub use console::{Console, RingBuffer};
 pub use disk::Disk;
 pub use fs::Share;
 pub use net::Net;
+pub use uuid::Uuid;
 pub use vm::{End, Error, OnReset, Running, Vm, VmBuilder};
+pub use vm_memory;
 pub use vsock::Vsock;

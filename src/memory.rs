@@ -29,11 +29,14 @@ pub const MIN_SIZE: u64 = 2 << 20;
 
 /// How guest RAM is backed on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Backing {
     /// Private anonymous memory.
     #[default]
     Anonymous,
-    /// A memfd, which other processes can map once they are given the descriptor. Linux only.
+    /// A memfd for each region, which other processes can map once they are given its descriptor. Whoever makes a
+    /// [`GuestRam`] has the descriptors from [`GuestRam::descriptors`]. A machine gives them to nobody, but for its
+    /// devices, which see its memory in [`Context::memory`](crate::virtio::Context::memory). Linux only.
     Memfd,
 }
 

@@ -38,18 +38,19 @@ Boots a kernel and an initrd, with the guest's console on this terminal.
 
 Usage: boot --kernel FILE [OPTION]...
 
-  --kernel FILE        bzImage or ELF vmlinux
+  --kernel FILE        bzImage or ELF vmlinux (x86-64), Image (arm64)
   --initrd FILE        initial RAM disk
   --cmdline TEXT       kernel command line [console=hvc0 with --console virtio, else ttyS0 (x86-64) or ttyAMA0 (arm64)]
   --cpus N             vCPUs [1]
   --memory SIZE        guest memory, with K, M or G [512M]
   --huge-pages         ask the host for transparent huge pages
-  --uuid UUID          the machine's UUID, as SMBIOS tells it [random]
+  --uuid UUID          the machine's UUID: in SMBIOS on x86-64, and cards' addresses are made of it [random]
   --disk PATH[,OPTION]...
                        adds a disk (vda, vdb, ...): a file or block device. OPTIONs: format=raw or qcow2 [raw],
                        backing=PATH and backing-format=raw or qcow2 for a qcow2 image that needs it, ro,
                        flush=fsync, full or none [fsync], engine=auto, io_uring or threads [auto], serial=TEXT,
-                       queues=N, mbps=N and iops=N (limits). A comma in a PATH is doubled.
+                       queues=N, mbps=N (at most N million bytes a second), iops=N (at most N requests a second).
+                       A comma in a PATH is doubled.
   --cdrom PATH         adds a raw disk that is only read
   --net KIND[,OPTION]...
                        adds a network card (eth0, eth1, ...). KINDs: user, a network made of this process's sockets,
@@ -71,7 +72,7 @@ Usage: boot --kernel FILE [OPTION]...
                        host=PORT:PATH (a socket for each port of the guest or the host, as vfkit has them), cid=N
                        [3], connections=N [8192]
   --console KIND       what the terminal is in the guest: serial (ttyS0, ttyAMA0) or virtio (hvc0) [serial]
-  --virtio-on-cmdline  announce virtio devices on the command line, for kernels without ACPI
+  --virtio-on-cmdline  announce virtio devices on the command line, for x86-64 kernels without ACPI
   --no-reboot          end when the guest asks for a reset, instead of booting again
   --probe              only tell whether this host can run an unmodified kernel
   --help               this text
@@ -79,9 +80,9 @@ Usage: boot --kernel FILE [OPTION]...
 Ctrl-] stops the machine at once. Input that is no terminal is fed to the guest's console.
 
 Exit status: 0 the guest powered off; 2 it asked for a reset (--no-reboot); 3 it crashed (triple fault);
-4 it halted; 5 it was stopped with Ctrl-]; 64 wrong usage; 65 kernel or initrd cannot be booted; 66 a disk cannot
-be opened; 69 no usable accelerator on this host; 70 the accelerator failed while the guest ran; 71 the host
-refused something.
+4 it halted; 5 it was stopped with Ctrl-]; 64 wrong usage, or a disk that is not there; 65 kernel or initrd cannot be
+booted; 66 a disk cannot be opened; 69 no usable accelerator on this host; 70 the accelerator failed, or cannot run
+such a machine; 71 the host refused something else: memory, terminal, network, folder or socket.
 ";
 
 const USAGE: u8 = 64;

@@ -29,8 +29,11 @@ type Open = Box<dyn FnOnce() -> Result<Box<dyn NetBackend>, Error> + Send>;
 /// A network card that a machine is to have, and what is behind it.
 ///
 /// ```no_run
-/// use hyperkit::net::{Net, user::Forward};
+/// # #[cfg(feature = "user-net")]
+/// use hyperkit::net::user::Forward;
+/// use hyperkit::net::Net;
 ///
+/// # #[cfg(feature = "user-net")]
 /// # fn add(builder: hyperkit::VmBuilder) -> hyperkit::VmBuilder {
 /// builder
 ///     .net(Net::user().forward(Forward::tcp(8080, 80)))
@@ -51,7 +54,7 @@ impl Net {
         super::user::UserNet::new()
     }
 
-    /// An Ethernet interface of the host's.
+    /// An Ethernet interface of the host's. Linux only.
     #[cfg(target_os = "linux")]
     pub fn tap(name: impl Into<String>) -> Self {
         let name = name.into();
@@ -82,8 +85,7 @@ impl Net {
         Self { open, mac: None, without: Features::empty() }
     }
 
-    /// The card's Ethernet address; unless it is set, and the host side has no say in it, one that belongs to the
-    /// machine's UUID.
+    /// The card's Ethernet address. The host side's own goes first; without either, one made of the machine's UUID.
     pub fn mac(mut self, mac: MacAddr) -> Self {
         self.mac = Some(mac);
         self

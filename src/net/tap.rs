@@ -54,7 +54,10 @@ pub enum TapError {
     )]
     NoDevice(#[source] io::Error),
     /// The kernel cannot do what it takes.
-    #[error("the kernel's tun module lacks IFF_VNET_HDR or IFF_MULTI_QUEUE")]
+    #[error(
+        "the kernel's tun module lacks IFF_VNET_HDR or IFF_MULTI_QUEUE: one queue takes Linux 2.6.27 or later, \
+         several take Linux 3.8"
+    )]
     TooOld,
     /// The user may not use the interface, or may not make it.
     #[error(

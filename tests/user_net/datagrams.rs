@@ -290,6 +290,22 @@ fn packets_that_may_go_no_further_are_told_of() {
 }
 
 #[test]
+fn flows_may_be_silent_for_as_long_as_there_is() {
+    let echo = Echo::new(Ipv4Addr::LOCALHOST);
+    let mut net = Net::new(UserNet::new().udp_limits(usize::MAX, Duration::MAX));
+    let payload = |frame: &[u8]| Some(Reader::default().read(frame)?.udp()?.2.to_vec());
+    let host = SocketAddr::new(HOST, echo.address.port());
+    net.send(&udp(SocketAddr::new(GUEST, 7000), host, 0, b"out")[0]);
+    assert_eq!(net.expect(payload), b"out");
+    let forward = net.handle.forward(Forward::udp(0, 7000)).unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.send_to(b"in", forward.address.unwrap()).unwrap();
+    assert_eq!(net.expect(payload), b"in");
+    net.drain();
+    assert_eq!(net.handle.counters().udp_flows, 2);
+}
+
+#[test]
 fn flows_end_when_they_are_silent_and_make_room_for_others() {
     let echo = Echo::new(Ipv4Addr::LOCALHOST);
     let config = UserNet::new().udp_limits(4, Duration::from_secs(2));

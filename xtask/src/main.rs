@@ -31,7 +31,7 @@ const VERBS: &[(&str, &str, Verb)] = &[
     ("lab", "run a command in a Linux machine that has a working /dev/kvm", lab::main),
     ("build-arm64", "build programs for arm64 Linux, for the arm64 lab", cross::main),
     ("check-macos", "lint everything that a Mac compiles", macos::main),
-    ("test", "run every test there is", test::main),
+    ("test", "run the tests", test::main),
     ("bench", "run the benches, on this machine and in the lab", bench::main),
     ("fuzz", "run the fuzz targets for a while", fuzz::main),
 ];

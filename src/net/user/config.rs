@@ -40,7 +40,7 @@ pub enum Error {
     #[error("{0:?} is not a name of a host or a domain")]
     Name(String),
     /// It cannot be watched.
-    #[error("cannot make a notifier: {0}")]
+    #[error("cannot make a notifier for the user-mode network: {0}")]
     NoNotifier(io::Error),
     /// The file for the capture cannot be made.
     #[error("cannot write a capture to {path:?}: {error}", path = .0, error = .1)]
@@ -133,7 +133,7 @@ impl UserNet {
         self
     }
 
-    /// The address that the guest gets by DHCP.
+    /// The address that the guest gets by DHCP, one of the IPv4 network's; its third, unless said otherwise.
     pub fn guest_address(mut self, address: Ipv4Addr) -> Self {
         self.guest = Some(address);
         self
@@ -145,32 +145,34 @@ impl UserNet {
         self
     }
 
-    /// The largest packet on the link, 1280 to 65520. TCP is as fast with any, as long as the guest can send and take
-    /// it in large pieces.
+    /// The largest packet on the link, 1280 to 65520 bytes; 1500 unless said otherwise. TCP is as fast with any, as
+    /// long as the guest can send and take it in large pieces.
     pub fn mtu(mut self, mtu: u16) -> Self {
         self.mtu = mtu;
         self
     }
 
-    /// The guest's Ethernet address.
+    /// The guest's Ethernet address, which goes before that of [`Net::mac`](crate::net::Net::mac).
     pub fn mac(mut self, mac: MacAddr) -> Self {
         self.mac = Some(mac);
         self
     }
 
-    /// The gateway's Ethernet address.
+    /// The gateway's Ethernet address; [`GATEWAY_MAC`] unless said otherwise.
     pub fn gateway_mac(mut self, mac: MacAddr) -> Self {
         self.gateway_mac = mac;
         self
     }
 
-    /// What the card may leave to this network; no more than it can do is ever offered.
+    /// What the card may leave to this network. It can do checksums and TCP segmentation in both directions, which is
+    /// what it does unless said otherwise; anything else is left out.
     pub fn offloads(mut self, offloads: Offloads) -> Self {
         self.offloads = Self::new().offloads & offloads;
         self
     }
 
-    /// The servers that names are asked of, rather than those in the host's /etc/resolv.conf.
+    /// The servers that names are asked of, rather than the first three in the host's /etc/resolv.conf, which is read
+    /// again when it changes. No more than the first six are asked.
     pub fn dns_servers(mut self, servers: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.servers = Some(servers.into_iter().collect());
         self
@@ -195,7 +197,7 @@ impl UserNet {
         self
     }
 
-    /// Whether the host's loopback interface can be reached at the host's address.
+    /// Whether the host's loopback interface can be reached at the host's address; it can, unless said otherwise.
     pub fn loopback(mut self, on: bool) -> Self {
         self.loopback = on;
         self
@@ -213,20 +215,23 @@ impl UserNet {
         self
     }
 
-    /// Writes the first `snap` bytes of each frame to a new file at `path`, as tcpdump does.
+    /// Writes the first `snap` bytes of each frame, 256 KiB at most, to a file at `path`, as tcpdump does. A file that
+    /// is there is emptied. Unless this is called, nothing is written.
     pub fn capture(mut self, path: impl Into<PathBuf>, snap: u32) -> Self {
         self.capture = Some((path.into(), snap));
         self
     }
 
-    /// How many flows of datagrams there are at a time, and for how long each may be silent. One more takes the place
-    /// of the one that was silent longest.
+    /// How many flows of datagrams there are at a time, 1 to 65,536, and for how long each may be silent; 1024 and a
+    /// minute unless said otherwise. One more takes the place of the one that was silent longest. As many again can
+    /// come through forwards, 16,384 at most. A number beyond its limits stands for the nearest one.
     pub fn udp_limits(mut self, flows: usize, idle: Duration) -> Self {
         (self.udp_flows, self.udp_idle) = (flows, idle);
         self
     }
 
-    /// The same for TCP connections, 65,536 at most.
+    /// The same for TCP connections, 1 to 65,536; 4096 and two hours unless said otherwise. None is silent for longer
+    /// than ten years.
     pub fn tcp_limits(mut self, flows: usize, idle: Duration) -> Self {
         (self.tcp_flows, self.tcp_idle) = (flows, idle);
         self

@@ -47,7 +47,7 @@ mod wire;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::config::Plan;
 use self::dns::{Dns, Streams};
@@ -76,6 +76,9 @@ const QUERIES: u32 = 0x0200_0000;
 const QUESTIONS: u32 = 0x0280_0000;
 const FORWARDS: u32 = 0x0300_0000;
 const TCP: u32 = 0x4000_0000;
+
+/// No flow of datagrams is silent for longer than this, and no clock overflows.
+const LONGEST_IDLE: Duration = Duration::from_secs(1 << 30);
 
 /// The host side of a card that is on a network of this process.
 pub struct User {
@@ -148,6 +151,7 @@ impl User {
             ..tcp::Config::default()
         };
         let udp_flows = config.udp_flows.clamp(1, 1 << 16);
+        let udp_idle = config.udp_idle.min(LONGEST_IDLE);
         Ok(Self {
             properties: Properties {
                 mac: config.mac,
@@ -160,8 +164,8 @@ impl User {
             router: Router::new(&config, plan, shared.clone()),
             wire: Wire { ends, outbox: Outbox::new(), shared },
             tcp: Tcp::new(tcp, TCP),
-            flows: Flows::new(udp_flows, config.udp_idle, UDP),
-            inbound: Inbound::new(udp_flows.min(1 << 14), config.udp_idle, FORWARDS),
+            flows: Flows::new(udp_flows, udp_idle, UDP),
+            inbound: Inbound::new(udp_flows.min(1 << 14), udp_idle, FORWARDS),
             parts: Reassembly::default(),
             names: dhcp::Names { domain: config.domain, hostname: config.hostname },
             capture,

@@ -60,8 +60,8 @@ pub enum VmnetError {
         mtu: u64,
     },
     /// No interface of the host can have the name that is to be bridged.
-    #[error("no interface can have this name")]
-    NoSuchName,
+    #[error("no interface can have the name {0:?}")]
+    NoSuchName(String),
 }
 
 impl VmnetError {
@@ -81,7 +81,7 @@ impl From<VmnetError> for io::Error {
     fn from(error: VmnetError) -> Self {
         let kind = match error {
             VmnetError::NotAuthorized { .. } => io::ErrorKind::PermissionDenied,
-            VmnetError::NoSuchName => io::ErrorKind::InvalidInput,
+            VmnetError::NoSuchName(_) => io::ErrorKind::InvalidInput,
             VmnetError::NoAnswer => io::ErrorKind::TimedOut,
             _ => io::ErrorKind::Other,
         };

@@ -235,8 +235,9 @@ fn describe(mode: &Mode, id: Option<Uuid>) -> Result<Dictionary, VmnetError> {
         Mode::Host => (HOST_MODE, None),
         Mode::Shared => (SHARED_MODE, None),
         Mode::Bridged(name) => {
-            let name = CString::new(name.as_str());
-            (BRIDGED_MODE, Some(name.map_err(|_| VmnetError::NoSuchName)?))
+            let bridged = CString::new(name.as_str());
+            let bridged = bridged.map_err(|_| VmnetError::NoSuchName(name.clone()))?;
+            (BRIDGED_MODE, Some(bridged))
         }
     };
     // SAFETY: an empty dictionary needs neither keys nor values.

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test there is, stage by stage.
+//! `cargo xtask test`: the tests, stage by stage.
 //!
 //! A stage that fails does not keep the next from running; what failed is told at the end, with the
 //! time each stage took. [`STAGES`] is the whole list.
@@ -17,9 +17,9 @@ use tally::Tally;
 const HELP: &str = "\
 usage: cargo xtask test [--long] [--list] [--stage NAME]… [-- FILTER…]
 
-Runs every test there is and fails if any fails, or if the lab cannot be had.
+Runs the tests, the lab's included, and fails if any fails, or if the lab cannot be had.
 
-  --long         the tests that take long too: HYPERKIT_LONG=1, #[ignore]d tests, more fuzzing
+  --long         all tests, those that take long too: HYPERKIT_LONG=1, #[ignore]d tests, more fuzzing
   --list         only name the stages
   --stage NAME   only this stage (may be given again)
   FILTER         only tests whose names contain one of these; skips the stages that have none
@@ -143,6 +143,8 @@ fn format(_: &Wanted) -> Result<Tally> {
 fn clippy(_: &Wanted) -> Result<Tally> {
     let strict = ["--", "-D", "warnings"];
     succeed(cargo::cargo().args(["clippy", "--workspace", "--all-targets"]).args(strict))?;
+    let bare = ["clippy", "--package", "hyperkit", "--lib", "--no-default-features"];
+    succeed(cargo::cargo().args(bare).args(strict))?;
     let fuzz = ["clippy", "--all-targets", "--manifest-path", "fuzz/Cargo.toml"];
     succeed(cargo::cargo().args(fuzz).args(strict))
 }
