@@ -8,6 +8,7 @@ pub(crate) struct Count(AtomicU64);
 
 impl Count {
     /// One more.
+    #[cfg(feature = "user-net")]
     pub fn one(&self) {
         self.add(1);
     }

@@ -20,6 +20,8 @@ mod linux;
 
 // These take a Debian with more than busybox, which there is for x86-64.
 #[cfg(target_arch = "x86_64")]
+mod descriptors;
+#[cfg(target_arch = "x86_64")]
 mod disks;
 #[cfg(target_arch = "x86_64")]
 mod nets;

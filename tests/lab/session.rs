@@ -9,7 +9,6 @@ use base64::Engine;
 use hyperkit::boot::Kernel;
 use hyperkit::console::Console;
 use hyperkit::vm::{End, Error, Running, Vm, VmBuilder};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Long enough for a guest to boot where every instruction is emulated twice.
 pub const PATIENCE: Duration = Duration::from_secs(600);
@@ -17,15 +16,6 @@ pub const PATIENCE: Duration = Duration::from_secs(600);
 /// How much is done by `cargo xtask test --long`, or else.
 pub fn long_or<T>(long: T, short: T) -> T {
     if std::env::var_os("HYPERKIT_LONG").is_some() { long } else { short }
-}
-
-/// Lets this process have descriptors for thousands of connections, or files of a share.
-pub fn allow_descriptors(count: u64) {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|now| now < count) {
-        let maximum = limit.maximum.map(|most| most.max(count));
-        setrlimit(Resource::Nofile, Rlimit { current: Some(count), maximum }).unwrap();
-    }
 }
 
 /// What a guest boots with: its console is the first serial port …

@@ -3,6 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::*;
+use crate::descriptors::allow_descriptors;
 
 #[test]
 fn what_the_guest_does_is_done_on_the_host_and_the_other_way_round() {

@@ -1,6 +1,7 @@
 //! Many connections, and much on them.
 
 use super::*;
+use crate::descriptors::allow_descriptors;
 
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
