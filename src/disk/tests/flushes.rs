@@ -6,7 +6,6 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use super::super::flushes::Flushes;
-use super::*;
 
 /// A host that may have data which it could not write, and tells so once.
 #[derive(Default)]
@@ -99,6 +98,7 @@ fn flushes_that_wait_share_the_next_one() {
 fn the_kernel_has_one_flush_of_a_file_at_a_time() {
     use super::super::engine::{Done, Op, Request, Runner, Uring};
     use super::super::spec::Target;
+    use super::*;
     use std::sync::Arc;
 
     /// Collects until `count` requests have ended.
