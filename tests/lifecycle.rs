@@ -19,7 +19,7 @@ use hyperkit::virtio::rng::Rng;
 use hyperkit::vm::{End, OnReset, Running, Vm, VmBuilder};
 use hyperkit::vsock::Vsock;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 fn builder() -> VmBuilder {
     let kernel = Kernel::flat([0xf4], 0x10_0000, CpuState::long_mode(0x10_0000));

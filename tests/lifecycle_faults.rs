@@ -19,7 +19,7 @@ use hyperkit::bus::{BusDevice, Flow};
 use hyperkit::memory::GuestRam;
 use hyperkit::vm::{End, Running, Vm, VmBuilder};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// A read of a port that nobody has: says that a vCPU runs.
 const RUNS: Step = Step::PioRead(0x4f0, 1);

@@ -92,6 +92,8 @@ impl Worker {
             active: false,
             waiting: None,
             paused: false,
+            answering: None,
+            stopping: false,
             ready: vec![false; count].into(),
         };
         let thread = crate::sys::spawn(&name, move || {
@@ -193,6 +195,10 @@ struct Loop {
     /// An activation that has to wait until the device is no longer paused: queues and features.
     waiting: Option<(Queues, u64)>,
     paused: bool,
+    /// Who waits for the order that is being carried out: if the device panics, until that is gone.
+    answering: Option<SyncSender<()>>,
+    /// The thread is to end.
+    stopping: bool,
     /// Queues that are to get a turn.
     ready: Box<[bool]>,
 }
@@ -267,33 +273,37 @@ impl Loop {
                     self.activate();
                 }
                 Ok(Order::Take(index, done)) => {
+                    self.answering = Some(done);
                     self.take(index);
-                    let _ = done.send(());
                 }
                 Ok(Order::Reset(done)) => {
+                    self.answering = Some(done);
                     self.reset();
-                    let _ = done.send(());
                 }
                 Ok(Order::Pause(done)) => {
+                    self.answering = Some(done);
                     if !self.paused {
                         self.call(|device, cx| device.pause(cx));
                         self.paused = true;
                     }
-                    let _ = done.send(());
                 }
                 Ok(Order::Resume(done)) => {
+                    self.answering = Some(done);
                     if self.paused {
                         self.paused = false;
                         self.call(|device, cx| device.resume(cx));
                         self.activate();
                     }
-                    let _ = done.send(());
                 }
                 Err(TryRecvError::Empty) => break,
                 Ok(Order::Stop) | Err(TryRecvError::Disconnected) => {
+                    self.stopping = true;
                     self.reset();
                     return ControlFlow::Break(());
                 }
+            }
+            if let Some(done) = self.answering.take() {
+                let _ = done.send(());
             }
         }
         if self.config_written.swap(false, Ordering::AcqRel) {
@@ -381,11 +391,16 @@ impl Loop {
     /// Answers the transport for a device that has panicked, until the thread is to end.
     fn outlive_device(self) {
         const WHY: &str = "the device has panicked";
-        let Self { device, queues, waiting, active, inbox, interrupt, .. } = self;
+        let Self { device, queues, waiting, active, answering, stopping, inbox, interrupt, .. } =
+            self;
         let has_driver = active || waiting.is_some();
         // Whatever state it is in: what it does when it is dropped may go wrong as well.
         if catch_unwind(AssertUnwindSafe(|| drop((device, queues, waiting)))).is_err() {
             log::error!("virtio: a device that has panicked did so again as it was dropped");
+        }
+        drop(answering);
+        if stopping {
+            return;
         }
         if has_driver {
             interrupt.needs_reset(&WHY);

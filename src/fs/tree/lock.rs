@@ -8,9 +8,10 @@
 //! Between the processes that share an open file the guest's kernel decides before anybody is asked here. Where what one
 //! of them asks for is in the way of what another has, that has changed hands in the guest: flock's locks, which are
 //! the open file's in Linux, come as those of whatever process has made the call. So whoever gives up a whole file in
-//! the way of `flock -u`, which may wait, gives up what the others have by way of it too; when a process closes a file
-//! Linux asks without waiting. What cannot be told apart: a process that has a flock by one open file, and closes
-//! another one of the same file, gives up the lock here, and in the guest it does not.
+//! the way of `flock -u`, which may wait, gives up what the others have by way of it too, if that is the whole file; when
+//! a process closes a file Linux asks without waiting. What cannot be told apart: a process that has a flock by one
+//! open file, and closes another one of the same file, gives up the lock here, and in the guest it does not; and a
+//! child that asks, waiting, for its parent's lock of a whole file to be given up does that here.
 //!
 //! How many ranges are locked is counted here, because the host does not limit it.
 
@@ -203,7 +204,10 @@ impl OpenFile {
         range(request)?;
         if request.waits && (request.start, request.length) == (0, 0) {
             for (_, other) in held.iter().filter(|(of, _)| of.client == key.client) {
-                other.set(self, request)?;
+                // No other is one of flock's.
+                if other.locked().ranges.are_just(0, LAST) {
+                    other.set(self, request)?;
+                }
             }
         }
         let locks = &self.tree().locks;

@@ -39,6 +39,11 @@ impl Ranges {
         }
     }
 
+    /// Whether these bytes are the only ones, and all of a kind.
+    pub fn are_just(&self, first: u64, last: u64) -> bool {
+        self.len() == 1 && self.0.get(&first).is_some_and(|&(to, _)| to == last)
+    }
+
     /// How many more there would be after [`set`](Self::set).
     pub fn growth(&self, first: u64, last: u64, kind: LockKind) -> usize {
         let (mut more, mut less) = (usize::from(kind != LockKind::None), 0);

@@ -27,8 +27,5 @@ pub(super) const SEGMENT: u32 = 1 << 20;
 /// Bytes that may be on their way at a time. One request more is taken if they are fewer, however large it is.
 pub(super) const IN_FLIGHT: u64 = 64 << 20;
 
-/// Bytes that a request to zero counts as at most: there is no memory behind them, and others are to go on beside it.
-pub(super) const ZEROED: u64 = IN_FLIGHT / 4;
-
 /// Bytes that are moved or zeroed at once before the driver hears of what is done.
 pub(super) const TURN: u64 = 512 << 10;

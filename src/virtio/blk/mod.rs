@@ -153,11 +153,9 @@ impl Block {
             let room = self.spare.pop().unwrap_or_default();
             match request::parse(index, chain, &rules, room)? {
                 Parsed::Answer(ticket, status) => answer(ticket, status, cx)?,
-                Parsed::Request(mut request) => {
-                    let zeroed = zeroed(&request.op);
-                    let bytes = request.token.bytes + zeroed;
+                Parsed::Request(request) => {
+                    let bytes = request.token.bytes + zeroed(&request.op);
                     self.limiter.take(bytes);
-                    request.token.bytes += zeroed.min(limits::ZEROED);
                     self.requests += 1;
                     self.bytes += request.token.bytes;
                     if let Some(done) = self.front.submit(request) {

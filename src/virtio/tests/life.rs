@@ -219,6 +219,8 @@ fn an_error_of_the_device_needs_a_reset() {
 /// A device that panics as soon as it has something to do. What it holds tells whether it is still there.
 struct Panics {
     _held: Arc<()>,
+    /// When it is reset, rather than at once.
+    at_reset: bool,
 }
 
 impl VirtioDevice for Panics {
@@ -232,14 +234,45 @@ impl VirtioDevice for Panics {
         &LOOPBACK_SIZES
     }
     fn queue_ready(&mut self, _index: u16, _cx: &mut Context<'_>) -> Result<(), Error> {
-        std::panic::resume_unwind(Box::new("on purpose"))
+        if !self.at_reset {
+            std::panic::resume_unwind(Box::new("on purpose"))
+        }
+        Ok(())
+    }
+    fn reset(&mut self) {
+        if self.at_reset {
+            std::panic::resume_unwind(Box::new("on purpose"))
+        }
+    }
+}
+
+#[test]
+fn a_device_that_panics_as_it_is_reset_is_gone_when_whoever_asked_is_answered() {
+    for stop in [false, true] {
+        let held = Arc::new(());
+        let mut guest = Guest::new(Panics { _held: held.clone(), at_reset: true });
+        guest.start(0, 16);
+        guest.wait_status(DRIVER_OK | FEATURES_OK);
+        let (done, ends) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            if stop {
+                guest.transport.stop()
+            } else {
+                guest.transport.reset()
+            }
+            done.send(()).unwrap();
+            // Where it waits for ever, the test has failed by then.
+            drop(guest);
+        });
+        ends.recv_timeout(PATIENCE).expect("nobody is answered");
+        assert_eq!(Arc::strong_count(&held), 1, "the device is still there");
     }
 }
 
 #[test]
 fn a_device_that_panics_is_gone_and_every_driver_is_told() {
     let held = Arc::new(());
-    let mut guest = Guest::new(Panics { _held: held.clone() });
+    let mut guest = Guest::new(Panics { _held: held.clone(), at_reset: false });
     guest.start(0, 16);
     guest.wait_status(NEEDS_RESET | DRIVER_OK | FEATURES_OK);
     eventually("no interrupt", || {

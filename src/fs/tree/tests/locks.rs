@@ -150,6 +150,10 @@ fn flocks_are_given_up_by_whatever_process_does() {
         assert_eq!(theirs.lock(&lock(Write, 0, 0, 1)).unwrap(), LockStatus::Done);
         theirs.lock(&lock(None, 0, 0, 1)).unwrap();
     }
+    // What is not all of a file is no flock.
+    assert_eq!(mine.lock(&lock(Write, 5, 0, 1)).unwrap(), LockStatus::Done);
+    mine.lock(&flock(None, 2)).unwrap();
+    assert_eq!(theirs.lock(&lock(Write, 0, 0, 1)).unwrap(), LockStatus::Blocked);
 }
 
 #[test]

@@ -91,29 +91,6 @@ fn zeroing_at_once_ends_the_turn() {
     }
 }
 
-/// Zeros under way are bounded as well; however many a request is for, it leaves room for others.
-#[test]
-fn zeros_under_way_are_bounded() {
-    let probe = Probe::new(limits::ZEROED / 512);
-    let zeroes = bit(VIRTIO_BLK_F_WRITE_ZEROES);
-    // Without flushes, each request is flushed after it has zeroed, and counts until then.
-    for features in [zeroes | bit(VIRTIO_BLK_F_FLUSH), zeroes] {
-        for extents in [1, 2] {
-            let mut bare = Bare::new(probe.disk(), features);
-            probe.hold(true);
-            let list = extent(0, (limits::ZEROED / 512) as u32, 0).repeat(extents);
-            for _ in 0..6 {
-                bare.offer(&request(VIRTIO_BLK_T_WRITE_ZEROES, 0, &list), 1);
-            }
-            bare.turns();
-            assert_eq!((bare.block.requests, bare.block.bytes), (4, limits::IN_FLIGHT));
-            probe.hold(false);
-            bare.collect(6);
-            assert_eq!((bare.block.requests, bare.block.bytes), (0, 0));
-        }
-    }
-}
-
 #[test]
 fn limits_hold_requests_back_and_let_them_go_on() {
     for (disk, writes) in [
