@@ -33,7 +33,9 @@ fn a_serial_port_loses_nothing() {
     if !in_lab() {
         return;
     }
-    let mut session = Session::start(|builder| builder.kernel(Flavour::Cloud.kernel(QUIET)));
+    // On a slow machine this may take what the kernel calls a lockup; what it says to that would be among the bytes.
+    let cmdline = format!("{QUIET} nosoftlockup");
+    let mut session = Session::start(|builder| builder.kernel(Flavour::Cloud.kernel(&cmdline)));
     // Over the stand-in for Hypervisor.framework an exit takes many times as long.
     there_and_back(
         &mut session,
@@ -72,7 +74,7 @@ fn four_serial_ports_work_side_by_side() {
         .map(|(console, screen, keyboard)| (console, (screen, keyboard)))
         .unzip();
     let mut session = Session::start(|builder| {
-        let builder = builder.kernel(Flavour::Generic.kernel(QUIET));
+        let builder = builder.kernel(Flavour::Generic.kernel(&format!("{QUIET} nosoftlockup")));
         others.into_iter().fold(builder, |builder, console| builder.serial(console))
     });
     session.wait_for_shell();
