@@ -164,9 +164,14 @@ impl Holders {
         holder
     }
 
-    /// A part in a description that is there already.
-    fn find(&self, key: &Key) -> Option<Arc<Holder>> {
-        self.table().get(key).and_then(Weak::upgrade)
+    /// Calls `call` with a description, if it is there already.
+    fn with<T>(&self, key: Key, call: impl FnOnce(Option<&Holder>) -> T) -> T {
+        let part = self.table().get(&key).and_then(Weak::upgrade);
+        let result = call(part.as_deref());
+        if let Some(part) = part {
+            self.release((key, part));
+        }
+        result
     }
 
     /// How many there are, and how many ranges are locked.
@@ -210,15 +215,10 @@ impl OpenFile {
                 }
             }
         }
-        let locks = &self.tree().locks;
-        match locks.find(&key) {
-            Some(holder) => {
-                let status = holder.set(self, request);
-                locks.release((key, holder));
-                status
-            }
+        self.tree().locks.with(key, |holder| match holder {
+            Some(holder) => holder.set(self, request),
             None => Ok(LockStatus::Done),
-        }
+        })
     }
 
     fn lock_for(
@@ -227,22 +227,25 @@ impl OpenFile {
         held: &mut Held,
         request: &LockRequest<'_>,
     ) -> io::Result<LockStatus> {
-        if !held.iter().any(|(of, _)| *of == key) {
-            if held.len() >= MOST {
-                self.give_back(held);
+        let mine = match held.iter().find(|(of, _)| *of == key) {
+            Some((_, mine)) => Arc::clone(mine),
+            None => {
+                if held.len() >= MOST {
+                    self.give_back(held);
+                }
+                if held.len() >= MOST {
+                    return Err(Errno::NOLCK.into());
+                }
+                let mine = self.tree().locks.get(key);
+                held.push((key, Arc::clone(&mine)));
+                mine
             }
-            if held.len() >= MOST {
-                return Err(Errno::NOLCK.into());
-            }
-            held.push((key, self.tree().locks.get(key)));
-        }
-        let (mine, others): (Vec<_>, Vec<_>) = held.iter().partition(|(of, _)| *of == key);
-        let Some((_, mine)) = mine.first() else { return Err(Errno::NOLCK.into()) };
+        };
         if mine.set(self, request)? == LockStatus::Done {
             return Ok(LockStatus::Done);
         }
         let mut gave_way = false;
-        for (of, other) in others {
+        for (of, other) in held.iter().filter(|(of, _)| *of != key) {
             gave_way |= of.client == key.client && other.give_way(self, request)?;
         }
         if gave_way { mine.set(self, request) } else { Ok(LockStatus::Blocked) }
@@ -261,19 +264,11 @@ impl OpenFile {
         if request.kind == LockKind::None {
             return Err(Errno::INVAL.into());
         }
-        let (locks, key) = (&self.tree().locks, self.key(request));
-        let holder = locks.find(&key);
-        let done = match &holder {
-            Some(holder) => {
-                let locked = holder.locked();
-                control(locked.file.as_ref().unwrap_or(self.file()), GET_LOCK, &mut range)
-            }
-            None => control(self.file(), GET_LOCK, &mut range),
-        };
-        if let Some(holder) = holder {
-            locks.release((key, holder));
-        }
-        done?;
+        self.tree().locks.with(self.key(request), |holder| {
+            let locked = holder.map(Holder::locked);
+            let file = locked.as_ref().and_then(|locked| locked.file.as_ref());
+            control(file.unwrap_or(self.file()), GET_LOCK, &mut range)
+        })?;
         let kind = match range.l_type {
             READ => LockKind::Read,
             WRITE => LockKind::Write,
