@@ -56,10 +56,13 @@ impl Header {
         }
     }
 
-    /// The header of the request in a chain, if there are as many bytes.
+    /// The header of the request in a chain, if there are as many bytes; its size is the message's
+    /// [`length`](Self::length).
     pub fn read(chain: &Chain) -> Option<Self> {
-        let mut bytes = [0; HEADER];
-        (chain.reader().read(&mut bytes) == HEADER).then(|| Self::decode(bytes))
+        let mut start = [0; WRITE_HEADER];
+        let count = chain.reader().read(&mut start);
+        let header = Self::decode(*start.first_chunk().filter(|_| count >= HEADER)?);
+        Some(Self { size: header.length(&start, chain.readable_len() as usize), ..header })
     }
 }
 

@@ -24,9 +24,7 @@ use std::time::Instant;
 
 use self::dialect::Dialect;
 use self::incoming::{Incoming, Progress};
-use super::envelope::{
-    Answer, HEADER, Header, RFLUSH, RVERSION, TFLUSH, TVERSION, WRITE_HEADER, flushed_tag,
-};
+use super::envelope::{Answer, HEADER, Header, RFLUSH, RVERSION, TFLUSH, TVERSION, flushed_tag};
 use super::spec::{Address, RelayTo};
 use crate::memory::BufferList;
 use crate::net::reconnect::{Backoff, PATIENCE, Target};
@@ -108,7 +106,6 @@ impl Relay {
     /// Takes a request, which is on its way with the next [`send`](Self::send), unless it ends at once: then it goes to
     /// `answers`.
     pub fn request(&mut self, chain: Chain, header: Header, answers: &mut Vec<Answer>) {
-        let header = Header { size: length(&chain, header), ..header };
         let too_long = self.msize.is_some_and(|msize| header.size > msize);
         let is_message = (HEADER as u32..=chain.readable_len()).contains(&header.size);
         if !is_message || too_long && header.kind != TVERSION || self.is_taken(header.tag) {
@@ -405,13 +402,6 @@ impl Relay {
             self.dialect = dialect;
         }
     }
-}
-
-/// How long the message in `chain` is.
-fn length(chain: &Chain, header: Header) -> u32 {
-    let mut start = [0; WRITE_HEADER];
-    chain.reader().read(&mut start);
-    header.length(&start, chain.readable_len() as usize)
 }
 
 /// Sends once, from byte `skip` of a message on, and tells how many bytes went.

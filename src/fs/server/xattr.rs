@@ -9,15 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Call;
 use super::fids::{Fid, State};
-use crate::fs::tree::Node;
+use crate::fs::tree::{LONGEST_NAME, Node};
 use crate::fs::wire::{Errno, Reply};
 use crate::memory::Buffers;
 
 /// Most bytes of a value (XATTR_SIZE_MAX), or of the names of all (XATTR_LIST_MAX).
 const MOST_VALUE: usize = 64 << 10;
-
-/// Most bytes of a name (XATTR_NAME_MAX).
-const MOST_NAME: usize = 255;
 
 /// Most bytes of all that are held for a guest.
 const MOST_IN_ALL: usize = 4 << 20;
@@ -136,7 +133,7 @@ impl Call<'_, '_> {
         let found = self.found(fid)?;
         let size = usize::try_from(size).ok().filter(|size| *size <= MOST_VALUE);
         let size = size.ok_or(Errno::TOOBIG)?;
-        if name.len() > MOST_NAME {
+        if name.len() > LONGEST_NAME {
             return Err(Errno::RANGE);
         }
         let new = NewValue {

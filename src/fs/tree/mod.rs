@@ -91,8 +91,8 @@ mod kind {
     pub const SOCKET: u32 = 0o140_000;
 }
 
-/// Most bytes of a name.
-const LONGEST_NAME: usize = 255;
+/// Most bytes of a name, be it a file's or an extended attribute's (XATTR_NAME_MAX).
+pub(in crate::fs) const LONGEST_NAME: usize = 255;
 
 /// A folder of the host, shared.
 #[derive(Debug)]

@@ -121,9 +121,14 @@ impl Block {
         self.accepted & 1 << feature != 0
     }
 
+    /// Whether as many bytes are on their way as may be.
+    fn is_full(&self) -> bool {
+        self.bytes >= limits::IN_FLIGHT
+    }
+
     /// Whether another request may be taken now.
     fn may_take(&mut self) -> bool {
-        if self.bytes >= limits::IN_FLIGHT {
+        if self.is_full() {
             return false;
         }
         if self.limiter.is_set() {
@@ -180,7 +185,7 @@ impl Block {
     /// Gives queues that had to wait another turn if there is nothing left that they wait for: the engine does not
     /// notify of what had ended by the time it was asked.
     fn let_go_on(&self, cx: &mut Context<'_>) {
-        if self.throttled.is_some() || self.bytes >= limits::IN_FLIGHT {
+        if self.throttled.is_some() || self.is_full() {
             return;
         }
         for (index, &stalled) in (0..).zip(&self.stalled) {
