@@ -3,32 +3,24 @@
 #![cfg(target_arch = "x86_64")]
 #![allow(missing_docs)]
 
+#[path = "common/small_vm.rs"]
+mod small_vm;
+
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyperkit::accel::Exit;
 use hyperkit::accel::scripted::{Event, Scripted, Step};
-use hyperkit::accel::{Accelerator, Exit};
-use hyperkit::arch::CpuState;
 use hyperkit::boot::Kernel;
 use hyperkit::bus::{BusDevice, Flow};
 use hyperkit::console::Console;
 use hyperkit::disk::Disk;
 use hyperkit::net::{Datagram, DatagramOptions};
 use hyperkit::virtio::rng::Rng;
-use hyperkit::vm::{End, OnReset, Running, Vm, VmBuilder};
+use hyperkit::vm::{End, OnReset, Vm, VmBuilder};
 use hyperkit::vsock::Vsock;
-
-const SOON: Duration = Duration::from_secs(60);
-
-fn builder() -> VmBuilder {
-    let kernel = Kernel::flat([0xf4], 0x10_0000, CpuState::long_mode(0x10_0000));
-    Vm::builder().memory(8 << 20).kernel(kernel).rng(false)
-}
-
-fn start<A: Accelerator>(builder: VmBuilder<A>) -> Running {
-    builder.build().unwrap().start().unwrap()
-}
+use small_vm::{SOON, builder, start};
 
 /// One vCPU per script; how the machine ends, and what happened.
 fn play(scripts: &[&[Step]]) -> (Result<End, String>, Vec<Event>) {

@@ -3,6 +3,9 @@
 #![cfg(target_arch = "x86_64")]
 #![allow(missing_docs)]
 
+#[path = "common/small_vm.rs"]
+mod small_vm;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
@@ -14,24 +17,13 @@ use hyperkit::accel::{
     IrqLine, Kicker, VcpuBinder, VmSpec,
 };
 use hyperkit::arch::CpuState;
-use hyperkit::boot::Kernel;
 use hyperkit::bus::{BusDevice, Flow};
 use hyperkit::memory::GuestRam;
-use hyperkit::vm::{End, Running, Vm, VmBuilder};
-
-const SOON: Duration = Duration::from_secs(60);
+use hyperkit::vm::End;
+use small_vm::{SOON, builder, start};
 
 /// A read of a port that nobody has: says that a vCPU runs.
 const RUNS: Step = Step::PioRead(0x4f0, 1);
-
-fn builder() -> VmBuilder {
-    let kernel = Kernel::flat([0xf4], 0x10_0000, CpuState::long_mode(0x10_0000));
-    Vm::builder().memory(8 << 20).kernel(kernel).rng(false)
-}
-
-fn start<A: Accelerator>(builder: VmBuilder<A>) -> Running {
-    builder.build().unwrap().start().unwrap()
-}
 
 /// Waits for `done`.
 fn until(what: &str, done: impl Fn() -> bool) {

@@ -20,6 +20,15 @@ use super::testing::{Buffer, Guest, PATIENCE, RAM, Ring};
 use super::*;
 use crate::sys::Notifier;
 
+/// Nobody hears interrupts.
+pub struct Nobody;
+
+impl Interrupt for Nobody {
+    fn queue(&self, _index: u16) {}
+    fn config(&self) {}
+    fn needs_reset(&self, _why: &dyn std::fmt::Display) {}
+}
+
 /// What a [`Loopback`] shares with its test.
 pub struct Controls {
     /// Chains are kept in flight until `release` is notified.

@@ -16,15 +16,6 @@ const FROM: u64 = RAM[1].0;
 const TURN: u64 = 512 << 10;
 const PAGE: u64 = 4096;
 
-/// Nobody hears interrupts.
-struct Nobody;
-
-impl Interrupt for Nobody {
-    fn queue(&self, _index: u16) {}
-    fn config(&self) {}
-    fn needs_reset(&self, _why: &dyn std::fmt::Display) {}
-}
-
 /// A console device without a thread, and the last of what it has written.
 struct Bare {
     device: Console,

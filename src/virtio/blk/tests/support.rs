@@ -5,9 +5,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
 use crate::disk::{BlockBackend, BufferList, Buffers, Disk, MemoryDisk, Properties};
-use crate::virtio::interrupt::Interrupt;
 use crate::virtio::queue::{Layout, Queue};
 use crate::virtio::testing::{Buffer, PATIENCE, RAM, Ring};
+use crate::virtio::tests::Nobody;
 use crate::virtio::{Context, Error, HostEvent, VirtioDevice};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -218,15 +218,6 @@ pub struct Bare {
     queues: [Option<Queue>; 1],
     memory: Arc<GuestMemoryMmap>,
     poll: mio::Poll,
-}
-
-/// Nobody hears interrupts.
-struct Nobody;
-
-impl Interrupt for Nobody {
-    fn queue(&self, _index: u16) {}
-    fn config(&self) {}
-    fn needs_reset(&self, _why: &dyn std::fmt::Display) {}
 }
 
 impl Bare {
