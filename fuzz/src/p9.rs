@@ -1,10 +1,13 @@
 //! A shared folder: any bytes as messages, or sequences of messages most of which make sense.
 //!
-//! Beside the folder, and in another one next to it, lies a canary. Whatever the guest does, no reply holds what is in
-//! it or the name that it has, and when the guest has gone both canaries, and what lies beside them, are as they
+//! Beside the folder, and in another one next to it, lies a canary, and a file whose name is a secret, which is also
+//! what is in the canary. The secret is another one each time, so that no guest can have it from an input: whatever it
+//! does, no reply holds the secret, and when the guest has gone both canaries, and what lies beside them, are as they
 //! were. Every reply is a message: as long as it says, with the tag of its request.
 
+use std::collections::hash_map::RandomState;
 use std::fs;
+use std::hash::BuildHasher;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,8 +21,8 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::ops::parse;
 use crate::{fields, operations};
 
-const CANARY: &str = "canary-5d1c0e";
-const SECRET: &[u8] = b"nobody in a guest is to know this";
+/// Known to guests, who look for it and make files of that name.
+pub const CANARY: &str = "canary-5d1c0e";
 /// Bytes of a request and of a reply, at most.
 const ROOM: usize = 16 << 10;
 /// A message that may be longer than an input's operations make it.
@@ -40,7 +43,7 @@ fields! {
 operations! {
     /// Messages. Fids are 0 to 7, and names are some of [`NAMES`].
     pub enum Op(14) {
-        /// `count` names, up to two; here the canary's may be among them.
+        /// `count` names, up to two.
         0 => Walk { fid: u8, new_fid: u8, count: u8, name: u8, next: u8 },
         /// The lowest bits of `flags` say how, the others are O_CREAT, O_TRUNC and so on.
         1 => Open { fid: u8, flags: u8 },
@@ -66,7 +69,7 @@ operations! {
 }
 
 /// Names that files get, or are looked for by. Some of them are there: see [`Folder::new`].
-pub const NAMES: [&[u8]; 20] = [
+pub const NAMES: [&[u8]; 21] = [
     b"file",
     b"folder",
     b"inside",
@@ -87,15 +90,8 @@ pub const NAMES: [&[u8]; 20] = [
     b"\xff\xfe",
     b"/proc/self/root",
     &[b'n'; 256],
+    CANARY.as_bytes(),
 ];
-
-/// A name, in a walk.
-fn walked(name: u8) -> &'static [u8] {
-    match usize::from(name) % (NAMES.len() + 1) {
-        0 => CANARY.as_bytes(),
-        index => NAMES[index - 1],
-    }
-}
 
 fn named(name: u8) -> &'static [u8] {
     NAMES[usize::from(name) % NAMES.len()]
@@ -104,6 +100,8 @@ fn named(name: u8) -> &'static [u8] {
 /// Folders of the host: what is shared, and what is not.
 struct Folder {
     path: PathBuf,
+    /// What no guest is to be told.
+    secret: String,
     /// Of both canaries: length, mode, owner, links and time.
     before: Vec<[u64; 6]>,
 }
@@ -115,26 +113,30 @@ impl Folder {
         let path = std::env::temp_dir().join(format!("fuzz-p9-{}-{number}", std::process::id()));
         // One of a process that failed and had the same number.
         let _ = fs::remove_dir_all(&path);
+        let secret = format!("secret-{:016x}", RandomState::new().hash_one(number));
         let make = || {
             fs::create_dir_all(path.join("share/folder"))?;
             fs::create_dir(path.join("outside"))?;
-            fs::write(path.join(CANARY), SECRET)?;
-            fs::write(path.join("outside").join(CANARY), SECRET)?;
+            for outside in [path.clone(), path.join("outside")] {
+                fs::write(outside.join(CANARY), &secret)?;
+                fs::write(outside.join(&secret), b"")?;
+            }
             fs::write(path.join("share/file"), b"a file")?;
             fs::write(path.join("share/folder/inside"), b"another file")?;
             symlink("../outside", path.join("share/way-out"))?;
             symlink(path.join("outside"), path.join("share/absolute"))
         };
         make().expect("there is room for a few files");
-        let before = canaries(&path);
-        Self { path, before }
+        let before = canaries(&path, &secret);
+        Self { path, secret, before }
     }
 
     /// Nothing outside of the share has changed.
     fn check(&self) {
-        assert_eq!(canaries(&self.path), self.before, "a canary is not what it was");
-        assert_eq!(list(&self.path), [CANARY, "outside", "share"]);
-        assert_eq!(list(&self.path.join("outside")), [CANARY]);
+        let now = canaries(&self.path, &self.secret);
+        assert_eq!(now, self.before, "a canary is not what it was");
+        assert_eq!(list(&self.path), [CANARY, "outside", &self.secret, "share"]);
+        assert_eq!(list(&self.path.join("outside")), [CANARY, &self.secret]);
     }
 }
 
@@ -144,10 +146,10 @@ impl Drop for Folder {
     }
 }
 
-fn canaries(path: &Path) -> Vec<[u64; 6]> {
+fn canaries(path: &Path, secret: &str) -> Vec<[u64; 6]> {
     let places = [path.join(CANARY), path.join("outside").join(CANARY)];
     let look = |place: PathBuf| {
-        assert_eq!(fs::read(&place).expect("a canary is there"), SECRET);
+        assert_eq!(fs::read(&place).expect("a canary is there"), secret.as_bytes());
         let data = fs::symlink_metadata(place).expect("a canary is there");
         let owner = u64::from(data.uid()) << 32 | u64::from(data.gid());
         let [time, change] = [data.mtime_nsec(), data.ctime_nsec()].map(|time| time as u64);
@@ -209,10 +211,9 @@ impl Client {
         assert_eq!(u32::from_le_bytes([a, b, c, d]), len, "not as long as it says");
         assert_eq!(tag, message[5..7], "another tag");
         assert!(kind == RLERROR || kind == message[4].wrapping_add(1), "a reply of type {kind}");
-        for hidden in [SECRET, CANARY.as_bytes()] {
-            let found = bytes.windows(hidden.len()).any(|window| window == hidden);
-            assert!(!found, "the guest was told of what lies outside");
-        }
+        let secret = self.folder.secret.as_bytes();
+        let told = bytes.windows(secret.len()).any(|window| window == secret);
+        assert!(!told, "the guest was told of what lies outside");
         bytes
     }
 
@@ -290,7 +291,7 @@ pub fn encode(op: Op) -> Vec<u8> {
         Op::Walk { fid, new_fid, count, name, next } => {
             let body = new().fid(fid).fid(new_fid);
             let body = body.number(u16::from(count % 3).to_le_bytes());
-            let names = [walked(name), walked(next)].into_iter().take(usize::from(count % 3));
+            let names = [named(name), named(next)].into_iter().take(usize::from(count % 3));
             names.fold(body, Body::text).message(110)
         }
         Op::Open { fid, flags: bits } => new().fid(fid).word(flags(bits)).message(12),

@@ -1293,17 +1293,23 @@ fn qcow2() -> impl Iterator<Item = Seed> {
 }
 
 /// Shares: what programs do with files, and the ways out that there are not.
-fn p9_operations() -> [(&'static str, u8, Vec<p9::Op>); 8] {
+fn p9_operations() -> [(&'static str, u8, Vec<p9::Op>); 9] {
     use p9::Op;
-    let name = |text: &[u8]| p9::NAMES.iter().position(|name| *name == text).unwrap_or(0) as u8;
-    let walk = |new_fid, text: &[u8]| Op::Walk {
+    const CANARY: &[u8] = p9::CANARY.as_bytes();
+    let name = |text: &[u8]| {
+        let place = p9::NAMES.iter().position(|name| *name == text);
+        place.expect("it is one of the names") as u8
+    };
+    let further =
+        |fid, new_fid, text: &[u8]| Op::Walk { fid, new_fid, count: 1, name: name(text), next: 0 };
+    let walk = |new_fid, text: &[u8]| further(0, new_fid, text);
+    let to_canary = |new_fid, text: &[u8]| Op::Walk {
         fid: 0,
         new_fid,
-        count: 1,
-        name: name(text) + 1,
-        next: 0,
+        count: 2,
+        name: name(text),
+        next: name(CANARY),
     };
-    let further = |fid, new_fid, name| Op::Walk { fid, new_fid, count: 1, name, next: 0 };
     let clone = |new_fid| Op::Walk { fid: 0, new_fid, count: 0, name: 0, next: 0 };
     let (read, write) = (Op::Open { fid: 1, flags: 0 }, Op::Open { fid: 1, flags: 2 });
     let bytes = |fid| Op::Read { fid, offset: 0, count: 4096 };
@@ -1358,7 +1364,7 @@ fn p9_operations() -> [(&'static str, u8, Vec<p9::Op>); 8] {
             0,
             vec![
                 walk(1, b".."),
-                further(1, 2, 0),
+                further(1, 2, CANARY),
                 Op::Open { fid: 2, flags: 2 },
                 bytes(2),
                 read,
@@ -1373,16 +1379,16 @@ fn p9_operations() -> [(&'static str, u8, Vec<p9::Op>); 8] {
             0,
             vec![
                 walk(1, b"way-out"),
-                further(1, 2, 0),
+                further(1, 2, CANARY),
                 read,
                 entries(1),
                 bytes(2),
                 Op::Setattr { fid: 1, valid: 1, mode: 0o777, size: 0, time: 0 },
                 walk(3, b"absolute"),
-                further(3, 4, 0),
+                further(3, 4, CANARY),
                 Op::Other { what: 2, fid: 3 },
                 make(1, b"new", b"/proc/self/root"),
-                Op::Walk { fid: 0, new_fid: 5, count: 2, name: name(b"new") + 1, next: 0 },
+                to_canary(5, b"new"),
             ],
         ),
         (
@@ -1392,10 +1398,24 @@ fn p9_operations() -> [(&'static str, u8, Vec<p9::Op>); 8] {
                 walk(1, b"folder"),
                 moved(4, b"folder", b"newer"),
                 make(1, b"folder", b"../outside"),
-                further(1, 2, 0),
-                Op::Walk { fid: 0, new_fid: 3, count: 2, name: name(b"folder") + 1, next: 0 },
-                further(1, 4, name(b"..") + 1),
+                further(1, 2, CANARY),
+                to_canary(3, b"folder"),
+                further(1, 4, b".."),
                 entries(4),
+            ],
+        ),
+        // What a guest names itself is no news to it.
+        (
+            "a-canary-of-its-own",
+            0,
+            vec![
+                make(0, CANARY, b""),
+                make(1, b"new", CANARY),
+                walk(1, b"new"),
+                Op::Other { what: 2, fid: 1 },
+                clone(2),
+                Op::Open { fid: 2, flags: 0 },
+                entries(2),
             ],
         ),
         (
