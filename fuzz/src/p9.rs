@@ -10,7 +10,6 @@ use std::fs;
 use std::hash::BuildHasher;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use hyperkit::fs::Share;
 use hyperkit::virtio::feature::INDIRECT_DESC;
@@ -108,12 +107,9 @@ struct Folder {
 
 impl Folder {
     fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("fuzz-p9-{}-{number}", std::process::id()));
-        // One of a process that failed and had the same number.
-        let _ = fs::remove_dir_all(&path);
-        let secret = format!("secret-{:016x}", RandomState::new().hash_one(number));
+        let random = || RandomState::new().hash_one(0);
+        let path = std::env::temp_dir().join(format!("fuzz-p9-{:016x}", random()));
+        let secret = format!("secret-{:016x}", random());
         let make = || {
             fs::create_dir_all(path.join("share/folder"))?;
             fs::create_dir(path.join("outside"))?;

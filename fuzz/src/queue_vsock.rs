@@ -398,7 +398,8 @@ impl Run {
         memory.credit = header.credit;
         match header.op {
             REQUEST => {
-                (memory.got, memory.room) = (0, 0);
+                // What room the guest has told of stays: it may have answered before this is looked at.
+                memory.got = 0;
                 self.asked.push(ports);
             }
             RESPONSE => memory.got = 0,

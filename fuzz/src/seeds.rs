@@ -478,6 +478,21 @@ fn queue_vsock() -> impl Iterator<Item = Seed> {
                     end(28),
                 ]),
             ),
+            // The answer was sent before the harness has seen the call.
+            (
+                "answered-early",
+                head(7),
+                vec![
+                    post,
+                    Op::Call { port: 1 },
+                    Op::Bend { ports: 28, op: 2, len: 0, field: 2, value: 1 },
+                    settle,
+                    Op::Accept {},
+                    host(1, 10),
+                    settle,
+                    settle,
+                ],
+            ),
             ("full", head(1), chain(&[open(0), full.clone(), vec![host(0, 65535), settle]])),
             ("left-full", head(0), chain(&[open(0), full, vec![send(0, 4, 3, 0)], open(1)])),
             ("host-leaves", head(7), chain(&[open(0), talk(0), vec![host(4, 0), settle], talk(0)])),

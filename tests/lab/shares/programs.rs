@@ -56,6 +56,7 @@ export HOME=/tmp GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT
 mkdir /mnt/work/lua; cd /mnt/work/lua
 tar -xzf /usr/src/lua.tar.gz --strip-components=1
 printf '*.o\n*.a\nlua\nluac\n' > .gitignore
+git config --global color.ui never
 git init -q .; git add .; git commit -q -m one
 make -s linux CC='gcc -std=gnu99 -O0 -w'
 src/lua -e 'local t = {} for n = 1, 1000 do t[n] = n * n end table.sort(t, function(a, b) return a > b end) print(#t, t[1], _VERSION)'

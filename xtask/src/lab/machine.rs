@@ -169,7 +169,7 @@ impl Drop for Machine {
 fn scratch(dir: &Path) -> Result<PathBuf> {
     let image = dir.join("scratch.img");
     let mut mke2fs = Command::new(packages::install("mke2fs", "e2fsprogs")?);
-    mke2fs.args(["-q", "-F", "-t", "ext4", "-m", "0", "-J", "size=16", "-N", "4096"]);
+    mke2fs.args(["-q", "-F", "-t", "ext4", "-m", "0", "-J", "size=16", "-N", "65536"]);
     mke2fs.args(["-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"]);
     host::output(mke2fs.arg(&image).arg(SCRATCH))?;
     Ok(image)
