@@ -1296,6 +1296,17 @@ fn qcow2() -> impl Iterator<Item = Seed> {
         ("table-over-itself", kind(1), entry(2, 1, 1 << 63 | (3 * 512))),
         ("second-block", kind(1), entry(1, 1, 5 * 512)),
         ("cut", kind(1), after(Op::Cut { len: 5 * 512 + 9 })),
+        // Its backing file's name is one that errors tell.
+        (
+            "backed-by-panicked",
+            kind(1),
+            vec![
+                Op::Patch { at: 8, len: 7, value: 112 },
+                Op::Patch { at: 16, len: 3, value: 8 },
+                Op::Patch { at: 112, len: 7, value: u64::from_be_bytes(*b"panicked") },
+                Op::Read { sector: 0, count: 1 },
+            ],
+        ),
         ("huge", kind(4), after(Op::Patch { at: 36, len: 3, value: 0 })),
     ];
     let raw = KINDS.iter().enumerate().map(|(number, &kind)| {
