@@ -37,13 +37,13 @@ pub fn on_x86_64(wanted: &Wanted) -> Result<Tally> {
         packages::install(tool, package)?;
     }
     let words = ["build", "--workspace", "--tests", "--examples"];
-    let built = cargo::build(cargo::cargo().args(words))?;
+    let built = cargo::build(cargo::cargo().args(words).args(profile(wanted)))?;
     let labs: Vec<_> = built.into_iter().filter(|built| built.name.starts_with("lab")).collect();
     run(Options { root: true, ..Options::default() }, &labs, &|_, _| true, wanted)
 }
 
 pub fn on_arm64(wanted: &Wanted) -> Result<Tally> {
-    let built = for_arm64(Accelerator::Kvm, &["hyperkit"], &["lab"])?;
+    let built = for_arm64(Accelerator::Kvm, &["hyperkit"], &["lab"], wanted)?;
     let mut tally = run(arm64(), &built, &|_, _| true, wanted)?;
     let older = Options { gic_v2: true, ..arm64() };
     tally.merge(run(older, &built, &|_, test| WITH_GIC_V2.contains(&test), wanted)?);
@@ -55,11 +55,16 @@ pub fn on_arm64(wanted: &Wanted) -> Result<Tally> {
 pub fn on_standin(wanted: &Wanted) -> Result<Tally> {
     let packages = ["hyperkit", "hvf_standin"];
     let tests = ["contract", "hvf", "lab"];
-    let built = for_arm64(Accelerator::StandIn, &packages, &tests)?;
+    let built = for_arm64(Accelerator::StandIn, &packages, &tests, wanted)?;
     let only = |program: &str, test: &str| {
         program != "lab" || wanted.long || OVER_STANDIN.iter().any(|part| test.starts_with(part))
     };
     run(arm64(), &built, &only, wanted)
+}
+
+/// What takes long takes less when it is optimised; checks of arithmetic are for the other runs.
+fn profile(wanted: &Wanted) -> Option<&'static str> {
+    wanted.long.then_some("--release")
 }
 
 fn arm64() -> Options {
@@ -71,9 +76,10 @@ fn for_arm64(
     accelerator: Accelerator,
     packages: &[&str],
     tests: &[&str],
+    wanted: &Wanted,
 ) -> Result<Vec<Executable>> {
     let mut cargo = cross::cargo(accelerator)?;
-    cargo.args(["build", "--example", "boot"]);
+    cargo.args(["build", "--example", "boot"]).args(profile(wanted));
     cargo.args(packages.iter().flat_map(|name| ["--package", name]));
     cargo.args(tests.iter().flat_map(|name| ["--test", name]));
     cross::build(&mut cargo)
