@@ -160,7 +160,7 @@ fn a_tree_of_many_files_is_the_same_after_going_there_and_back() {
     let dir = scratch();
     // What the guest has in its cache takes a descriptor each.
     allow_descriptors(50_000);
-    // Without a cache each file is looked up on the way to everything: 20,000 of them would take hours in an emulated machine.
+    // Without a cache each file is looked up on the way to everything, which takes hours for 20,000 of them.
     let (count, cache) = long_or((20_000, "cache=loose"), (40, "cache=none"));
     let script = format!(
         r#"
