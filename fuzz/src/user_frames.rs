@@ -61,9 +61,9 @@ const NETWORK6: [u8; 8] = [0xfd, 0x68, 0x6b, 0x6e, 0x65, 0x74, 0, 0x41];
 const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 const GATEWAY_MAC: [u8; 6] = [0xf6, 0x16, 0x36, 0xbc, 0xf9, 0xc6];
 /// No frame is larger.
+const MOST: usize = 65_600;
 /// How long loopback may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-const MOST: usize = 65_600;
 
 /// A network and its host.
 pub struct Session {

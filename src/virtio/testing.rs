@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::retry_on_intr;
 use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -209,13 +209,8 @@ impl Guest {
         for queue in 0..self.transport.queue_count() {
             let Some(doorbell) = self.transport.doorbell(queue) else { continue };
             let mut fds = [PollFd::new(doorbell, PollFlags::IN)];
-            loop {
-                match poll(&mut fds, Some(&Timespec::default())) {
-                    Ok(0) => break,
-                    // A signal's handler says nothing of the doorbell.
-                    Ok(_) | Err(Errno::INTR) => std::thread::yield_now(),
-                    Err(error) => panic!("a doorbell cannot be polled: {error}"),
-                }
+            while retry_on_intr(|| poll(&mut fds, Some(&Timespec::default()))).unwrap() > 0 {
+                std::thread::yield_now();
             }
         }
     }
